@@ -1,0 +1,16 @@
+//! Outrigger's wire types and the one validated model made from them.
+//!
+//! Rooms, in reading order:
+//! - [`wire`]: what prost and tonic generate from `proto/`; nothing else knows its shape.
+//! - [`names`]: the spelling of enums in files of resources.
+//! - [`features`]: what a sidecar can say that it implements.
+//! - [`model`]: `TryFrom<wire::X> for X`; the only types that the programs decide with.
+//! - [`skew`]: walks raw bytes against the descriptor and finds tags that prost would drop unseen.
+//!
+//! This crate does no I/O and knows neither sidecar nor control plane.
+
+pub mod features;
+pub mod model;
+pub mod names;
+pub mod skew;
+pub mod wire;

@@ -1,0 +1,57 @@
+//! The validated model: what the programs decide with.
+//!
+//! Every value comes from the wire by `TryFrom`, so one parser serves sidecar, control plane and
+//! command line. A value that exists is valid; nothing downstream checks again. No I/O, no clock.
+
+mod endpoint;
+mod name;
+mod proxy;
+mod resource;
+mod service;
+#[cfg(test)]
+mod tests;
+
+pub use endpoint::Endpoint;
+pub use name::{EndpointName, ServiceName};
+pub use proxy::{AccessLog, Dependency, DependencyCheck, Drain, External, Health, Limits, Probe, Proxy};
+pub use resource::{Resource, ResourceType};
+pub use service::{Balance, Port, Protocol, Service};
+
+/// Why a wire value is not valid: the path of the field and the reason, both for people.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{path}: {reason}")]
+pub struct FieldError {
+    /// For example `ports[1].name`.
+    pub path: String,
+    /// Lower case, no full stop; names the value.
+    pub reason: String,
+}
+
+impl FieldError {
+    fn new(path: impl Into<String>, reason: impl Into<String>) -> Self {
+        Self {
+            path: path.into(),
+            reason: reason.into(),
+        }
+    }
+
+    /// Puts `outer` before the path: `name` becomes `ports[1].name`.
+    fn under(mut self, outer: impl std::fmt::Display) -> Self {
+        self.path = if self.path.is_empty() {
+            outer.to_string()
+        } else {
+            format!("{outer}.{}", self.path)
+        };
+        self
+    }
+}
+
+/// Milliseconds of the wire as a duration; 0 means `default`, and more than a day is an error.
+fn duration(ms: u32, path: &str, default: std::time::Duration) -> Result<std::time::Duration, FieldError> {
+    const DAY: u32 = 86_400_000;
+    match ms {
+        0 => Ok(default),
+        DAY.. => Err(FieldError::new(path, format!("{ms} ms is a day or more"))),
+        _ => Ok(std::time::Duration::from_millis(u64::from(ms))),
+    }
+}

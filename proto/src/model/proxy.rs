@@ -1,0 +1,340 @@
+//! One workload's own settings.
+
+use std::time::Duration;
+
+use super::{FieldError, ServiceName, duration};
+use crate::wire::mesh as wire;
+
+/// One workload's own settings: what its sidecar does for the app beside it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Proxy {
+    /// `namespace/service`.
+    pub name: ServiceName,
+    /// How the sidecar asks its app whether it is well.
+    pub health: Health,
+    /// Services that the app calls.
+    pub calls: Vec<ServiceName>,
+    /// What the app may reach outside the mesh.
+    pub external: External,
+    /// Bounds on what clients may ask of the sidecar.
+    pub limits: Limits,
+    /// How the sidecar leaves.
+    pub drain: Drain,
+    /// Whether requests are logged.
+    pub access_log: AccessLog,
+    /// What the app needs to be useful.
+    pub depends: Vec<Dependency>,
+}
+
+impl Proxy {
+    /// The defaults for `name`.
+    #[must_use]
+    pub fn new(name: ServiceName) -> Self {
+        Self {
+            name,
+            health: Health::default(),
+            calls: Vec::new(),
+            external: External::Allow,
+            limits: Limits::default(),
+            drain: Drain::default(),
+            access_log: AccessLog::Off,
+            depends: Vec::new(),
+        }
+    }
+}
+
+/// Whether requests are logged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum AccessLog {
+    /// Not at all.
+    #[default]
+    Off,
+    /// One JSON object a line.
+    Json,
+}
+
+/// How the sidecar asks its app whether it is well.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Health {
+    /// What is asked.
+    pub probe: Probe,
+    /// Time between two probes. Default 2 s.
+    pub interval: Duration,
+    /// Bound on one probe. Default 1 s.
+    pub timeout: Duration,
+    /// Consecutive successes before a failing app counts as well. Default 1.
+    pub healthy_threshold: u32,
+    /// Consecutive failures before a healthy app counts as failing. Default 2.
+    pub unhealthy_threshold: u32,
+}
+
+impl Default for Health {
+    fn default() -> Self {
+        Self {
+            probe: Probe::Tcp { port: None },
+            interval: Duration::from_secs(2),
+            timeout: Duration::from_secs(1),
+            healthy_threshold: 1,
+            unhealthy_threshold: 2,
+        }
+    }
+}
+
+/// One way to ask. A port of none means the app's first.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Probe {
+    /// `GET path` answers 2xx or 3xx.
+    Http {
+        /// Starts with `/`.
+        path: String,
+        /// Port name.
+        port: Option<String>,
+    },
+    /// `grpc.health.v1.Health/Check` answers SERVING.
+    Grpc {
+        /// Empty for the server as a whole.
+        service: String,
+        /// Port name.
+        port: Option<String>,
+    },
+    /// A connection is accepted.
+    Tcp {
+        /// Port name.
+        port: Option<String>,
+    },
+    /// The command exits with 0.
+    Exec {
+        /// Program and arguments; never empty.
+        command: Vec<String>,
+    },
+}
+
+/// Something the app needs to be useful.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dependency {
+    /// Shown to people.
+    pub name: String,
+    /// How it is checked.
+    pub check: DependencyCheck,
+}
+
+/// How a dependency is checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DependencyCheck {
+    /// The file exists and is readable.
+    File(String),
+    /// `host:port` accepts a connection.
+    Tcp(String),
+    /// The URL answers 2xx or 3xx.
+    Http(String),
+}
+
+/// What the app may reach outside the mesh.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum External {
+    /// Anything but link-local metadata addresses.
+    #[default]
+    Allow,
+    /// Nothing.
+    Deny,
+    /// These hosts; `*.example.com` matches every name below it.
+    List(Vec<String>),
+}
+
+/// Bounds on what clients may ask of the sidecar. On by default; the numbers are
+/// Envoy's for the edge (`best_practices/edge`), less where a sidecar needs less.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// Client connections. Default 10,000.
+    pub max_connections: usize,
+    /// One header section, bytes. Default 60 KiB.
+    pub max_header_bytes: usize,
+    /// Fields in one header section. Default 100.
+    pub max_headers: usize,
+    /// To read one request's header section. Default 10 s.
+    pub header_timeout: Duration,
+    /// An idle client connection. Default 1 h.
+    pub idle_timeout: Duration,
+    /// Age at which a connection is closed gracefully, give or take a tenth. Default 1 h.
+    pub max_connection_age: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            max_connections: 10_000,
+            max_header_bytes: 60 * 1024,
+            max_headers: 100,
+            header_timeout: Duration::from_secs(10),
+            idle_timeout: Duration::from_secs(3600),
+            max_connection_age: Duration::from_secs(3600),
+        }
+    }
+}
+
+/// How the sidecar leaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Drain {
+    /// Keeps serving this long after it left the registry. Default 500 ms.
+    pub delay: Duration,
+    /// Then waits this long for what is open. Default 10 s.
+    pub deadline: Duration,
+}
+
+impl Default for Drain {
+    fn default() -> Self {
+        Self {
+            delay: Duration::from_millis(500),
+            deadline: Duration::from_secs(10),
+        }
+    }
+}
+
+impl TryFrom<wire::Proxy> for Proxy {
+    type Error = FieldError;
+
+    fn try_from(wire: wire::Proxy) -> Result<Self, FieldError> {
+        let name = wire.name.parse()?;
+        let calls = wire
+            .calls
+            .iter()
+            .enumerate()
+            .map(|(i, c)| {
+                c.parse()
+                    .map_err(|e: FieldError| FieldError::new(format!("calls[{i}]"), e.reason))
+            })
+            .collect::<Result<_, _>>()?;
+        let depends = wire
+            .depends
+            .into_iter()
+            .enumerate()
+            .map(|(i, d)| Dependency::try_from(d).map_err(|e| e.under(format!("depends[{i}]"))))
+            .collect::<Result<_, _>>()?;
+        Ok(Self {
+            name,
+            calls,
+            depends,
+            health: wire.health.map_or_else(
+                || Ok(Health::default()),
+                |h| h.try_into().map_err(|e: FieldError| e.under("health")),
+            )?,
+            external: wire.external.map_or_else(
+                || Ok(External::Allow),
+                |x| x.try_into().map_err(|e: FieldError| e.under("external")),
+            )?,
+            limits: wire.limits.map_or_else(
+                || Ok(Limits::default()),
+                |l| l.try_into().map_err(|e: FieldError| e.under("limits")),
+            )?,
+            drain: wire.drain.map_or_else(
+                || Ok(Drain::default()),
+                |d| d.try_into().map_err(|e: FieldError| e.under("drain")),
+            )?,
+            access_log: match wire::AccessLog::try_from(wire.access_log) {
+                Ok(wire::AccessLog::Unspecified | wire::AccessLog::Off) => AccessLog::Off,
+                Ok(wire::AccessLog::Json) => AccessLog::Json,
+                Err(_) => return Err(FieldError::new("access_log", format!("{} is unknown", wire.access_log))),
+            },
+        })
+    }
+}
+
+impl TryFrom<wire::Health> for Health {
+    type Error = FieldError;
+
+    fn try_from(wire: wire::Health) -> Result<Self, FieldError> {
+        let default = Self::default();
+        let port = |name: String| (!name.is_empty()).then_some(name);
+        let probe = match wire.probe {
+            None => default.probe,
+            Some(wire::health::Probe::Http(p)) if p.path.starts_with('/') => Probe::Http {
+                path: p.path,
+                port: port(p.port),
+            },
+            Some(wire::health::Probe::Http(p)) => {
+                return Err(FieldError::new(
+                    "probe.http.path",
+                    format!("`{}` does not start with /", p.path),
+                ));
+            }
+            Some(wire::health::Probe::Grpc(p)) => Probe::Grpc {
+                service: p.service,
+                port: port(p.port),
+            },
+            Some(wire::health::Probe::Tcp(p)) => Probe::Tcp { port: port(p.port) },
+            Some(wire::health::Probe::Exec(p)) if p.command.is_empty() => {
+                return Err(FieldError::new("probe.exec.command", "needs a program"));
+            }
+            Some(wire::health::Probe::Exec(p)) => Probe::Exec { command: p.command },
+        };
+        let or = |n: u32, default: u32| if n == 0 { default } else { n };
+        Ok(Self {
+            probe,
+            interval: duration(wire.interval_ms, "interval_ms", default.interval)?,
+            timeout: duration(wire.timeout_ms, "timeout_ms", default.timeout)?,
+            healthy_threshold: or(wire.healthy_threshold, default.healthy_threshold),
+            unhealthy_threshold: or(wire.unhealthy_threshold, default.unhealthy_threshold),
+        })
+    }
+}
+
+impl TryFrom<wire::Dependency> for Dependency {
+    type Error = FieldError;
+
+    fn try_from(wire: wire::Dependency) -> Result<Self, FieldError> {
+        let check = match wire.check {
+            Some(wire::dependency::Check::File(path)) => DependencyCheck::File(path),
+            Some(wire::dependency::Check::Tcp(address)) => DependencyCheck::Tcp(address),
+            Some(wire::dependency::Check::Http(url)) => DependencyCheck::Http(url),
+            None => return Err(FieldError::new("check", "one of file, tcp, http is needed")),
+        };
+        Ok(Self { name: wire.name, check })
+    }
+}
+
+impl TryFrom<wire::External> for External {
+    type Error = FieldError;
+
+    fn try_from(wire: wire::External) -> Result<Self, FieldError> {
+        use wire::external::Mode;
+        Ok(match Mode::try_from(wire.mode) {
+            Ok(Mode::Unspecified | Mode::Allow) => Self::Allow,
+            Ok(Mode::Deny) => Self::Deny,
+            Ok(Mode::List) => Self::List(wire.hosts),
+            Err(_) => return Err(FieldError::new("mode", format!("{} is unknown", wire.mode))),
+        })
+    }
+}
+
+impl TryFrom<wire::Limits> for Limits {
+    type Error = FieldError;
+
+    fn try_from(wire: wire::Limits) -> Result<Self, FieldError> {
+        let default = Self::default();
+        let or = |n: u32, default: usize| if n == 0 { default } else { n as usize };
+        Ok(Self {
+            max_connections: or(wire.max_connections, default.max_connections),
+            max_header_bytes: or(wire.max_header_bytes, default.max_header_bytes).clamp(8192, 1 << 20),
+            max_headers: or(wire.max_headers, default.max_headers).clamp(8, 4096),
+            header_timeout: duration(wire.header_timeout_ms, "header_timeout_ms", default.header_timeout)?,
+            idle_timeout: duration(wire.idle_timeout_ms, "idle_timeout_ms", default.idle_timeout)?,
+            max_connection_age: duration(
+                wire.max_connection_age_ms,
+                "max_connection_age_ms",
+                default.max_connection_age,
+            )?,
+        })
+    }
+}
+
+impl TryFrom<wire::Drain> for Drain {
+    type Error = FieldError;
+
+    fn try_from(wire: wire::Drain) -> Result<Self, FieldError> {
+        let default = Self::default();
+        Ok(Self {
+            delay: duration(wire.delay_ms, "delay_ms", default.delay)?,
+            deadline: duration(wire.deadline_ms, "deadline_ms", default.deadline)?,
+        })
+    }
+}

@@ -1,1 +1,32 @@
-//! placeholder
+//! The proxy beside a service. Rooms in reading order:
+//!
+//! - [`config`]: the bootstrap file. [`shared`]: what all threads share.
+//! - [`accept`]: listeners, the acceptor, the data workers. [`detect`]: which protocol a connection speaks.
+//! - [`inbound`], [`outbound`], [`egress`]: the journeys, top to bottom.
+//! - [`policy`], [`balance`]: decisions, pure. [`connect`]: connections and pools. [`forward`]: bodies, fields, upgrades.
+//! - [`respond`]: where a failure becomes a status. [`observe`]: counters and the access log.
+//! - [`directory`]: what is known of the mesh. [`discover`], [`register`], [`health`], [`admin`]: the control side.
+//! - [`drain`]: leaving in order.
+
+pub mod accept;
+pub mod admin;
+pub mod balance;
+pub mod config;
+pub mod connect;
+pub mod detect;
+pub mod directory;
+pub mod discover;
+pub mod drain;
+pub mod egress;
+pub mod forward;
+pub mod health;
+pub mod inbound;
+pub mod observe;
+pub mod outbound;
+pub mod policy;
+pub mod register;
+pub mod respond;
+mod run;
+pub mod shared;
+
+pub use run::{Error, run};

@@ -1,0 +1,229 @@
+//! What this sidecar knows of the mesh: services and their endpoints, as immutable views.
+//!
+//! `discover` writes, the journeys read. A destination exists from its first use on; reading its
+//! view is one atomic load. Knows nothing of streams, sockets or requests.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use outrigger_proto::model::{Endpoint, Proxy, Service, ServiceName};
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+/// All that is known, shared by every thread.
+#[derive(Debug)]
+pub struct Directory {
+    destinations: Mutex<HashMap<ServiceName, Arc<Destination>>>,
+    /// Grows whenever the set of wanted services changes; `discover` subscribes by it.
+    wanted: watch::Sender<u64>,
+    proxy: ArcSwap<Proxy>,
+    /// Views get numbers so that a worker sees with one comparison that its own is old.
+    generation: AtomicU64,
+    started: std::time::Instant,
+}
+
+/// One service as a caller sees it.
+#[derive(Debug)]
+pub struct Destination {
+    /// `namespace/service`.
+    pub name: ServiceName,
+    state: ArcSwap<Known>,
+    changed: watch::Sender<()>,
+    /// Declared in the bootstrap or the Proxy resource: never forgotten.
+    pinned: bool,
+    /// Milliseconds since the directory began.
+    last_used: AtomicU64,
+}
+
+/// What is known of a destination.
+#[derive(Debug, Clone)]
+pub enum Known {
+    /// Asked for; the answer is not complete yet.
+    Waiting,
+    /// The mesh has no such service.
+    Absent,
+    /// The service and its complete set of endpoints.
+    Present(Arc<View>),
+}
+
+/// A service and its endpoints at one moment.
+#[derive(Debug)]
+pub struct View {
+    /// Unique over all views of this process and growing.
+    pub generation: u64,
+    /// The service's policy.
+    pub service: Arc<Service>,
+    /// Every endpoint that is registered.
+    pub endpoints: Vec<Arc<Endpoint>>,
+}
+
+impl Directory {
+    /// An empty directory for the workload whose settings start as `proxy`.
+    #[must_use]
+    pub fn new(proxy: Proxy) -> Self {
+        Self {
+            destinations: Mutex::new(HashMap::new()),
+            wanted: watch::Sender::new(0),
+            proxy: ArcSwap::from_pointee(proxy),
+            generation: AtomicU64::new(0),
+            started: std::time::Instant::now(),
+        }
+    }
+
+    /// The workload's own settings.
+    #[must_use]
+    pub fn proxy(&self) -> Arc<Proxy> {
+        self.proxy.load_full()
+    }
+
+    /// Replaces the workload's own settings.
+    pub fn set_proxy(&self, proxy: Proxy) {
+        self.proxy.store(Arc::new(proxy));
+    }
+
+    /// The destination called `name`, declared for good.
+    pub fn declare(&self, name: &ServiceName) -> Arc<Destination> {
+        self.enter(name, true)
+    }
+
+    /// The destination called `name`; wanted from now on until it is idle.
+    pub fn destination(&self, name: &ServiceName) -> Arc<Destination> {
+        self.enter(name, false)
+    }
+
+    fn enter(&self, name: &ServiceName, pinned: bool) -> Arc<Destination> {
+        let mut all = self.destinations.lock();
+        if let Some(found) = all.get(name) {
+            if found.pinned || !pinned {
+                found.touch(self.now());
+                return found.clone();
+            }
+        }
+        let (state, old) = match all.get(name) {
+            Some(found) => (found.state.load_full(), true),
+            None => (Arc::new(Known::Waiting), false),
+        };
+        let made = Arc::new(Destination {
+            name: name.clone(),
+            state: ArcSwap::new(state),
+            changed: watch::Sender::new(()),
+            pinned,
+            last_used: AtomicU64::new(self.now()),
+        });
+        all.insert(name.clone(), made.clone());
+        drop(all);
+        if !old {
+            self.wanted.send_modify(|n| *n += 1);
+        }
+        made
+    }
+
+    /// Names of all wanted services.
+    #[must_use]
+    pub fn wanted(&self) -> HashSet<ServiceName> {
+        self.destinations.lock().keys().cloned().collect()
+    }
+
+    /// Changes whenever [`wanted`](Self::wanted) does.
+    #[must_use]
+    pub fn wanted_changes(&self) -> watch::Receiver<u64> {
+        self.wanted.subscribe()
+    }
+
+    /// Forgets destinations that nobody declared and nobody used for `idle`; returns their names.
+    pub fn forget_idle(&self, idle: Duration) -> Vec<ServiceName> {
+        let limit = self.now().saturating_sub(u64::try_from(idle.as_millis()).unwrap_or(u64::MAX));
+        let mut gone = Vec::new();
+        self.destinations.lock().retain(|name, d| {
+            let keep = d.pinned || d.last_used.load(Ordering::Relaxed) >= limit || Arc::strong_count(d) > 1;
+            if !keep {
+                gone.push(name.clone());
+            }
+            keep
+        });
+        if !gone.is_empty() {
+            self.wanted.send_modify(|n| *n += 1);
+        }
+        gone
+    }
+
+    /// Publishes a service with its complete set of endpoints.
+    pub fn publish(&self, service: Arc<Service>, endpoints: Vec<Arc<Endpoint>>) {
+        let generation = self.generation.fetch_add(1, Ordering::Relaxed) + 1;
+        let name = service.name.clone();
+        self.set(&name, Known::Present(Arc::new(View { generation, service, endpoints })));
+    }
+
+    /// Publishes that the mesh has no service called `name`.
+    pub fn publish_absent(&self, name: &ServiceName) {
+        self.set(name, Known::Absent);
+    }
+
+    fn set(&self, name: &ServiceName, known: Known) {
+        if let Some(destination) = self.destinations.lock().get(name) {
+            destination.state.store(Arc::new(known));
+            destination.changed.send_replace(());
+        }
+    }
+
+    /// Every destination, for the admin pages.
+    #[must_use]
+    pub fn all(&self) -> Vec<Arc<Destination>> {
+        self.destinations.lock().values().cloned().collect()
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+impl Destination {
+    /// What is known now. One atomic load.
+    #[must_use]
+    pub fn known(&self) -> Arc<Known> {
+        self.state.load_full()
+    }
+
+    /// The view, when there is one. One atomic load and one reference count.
+    #[must_use]
+    pub fn view(&self) -> Option<Arc<View>> {
+        match &**self.state.load() {
+            Known::Present(view) => Some(view.clone()),
+            _ => None,
+        }
+    }
+
+    /// The number of the current view; 0 when there is none. No reference count.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        match &**self.state.load() {
+            Known::Present(view) => view.generation,
+            _ => 0,
+        }
+    }
+
+    /// Waits until the destination is known, at most `limit`.
+    ///
+    /// # Cancel safety
+    /// Safe: nothing is consumed.
+    pub async fn wait(&self, limit: Duration) -> Arc<Known> {
+        let mut changed = self.changed.subscribe();
+        let known = async {
+            while matches!(&**self.state.load(), Known::Waiting) {
+                if changed.changed().await.is_err() {
+                    break;
+                }
+            }
+        };
+        // A time-out leaves it unknown, which the caller sees.
+        drop(tokio::time::timeout(limit, known).await);
+        self.known()
+    }
+
+    fn touch(&self, now: u64) {
+        self.last_used.store(now, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,76 @@
+//! Leaving in order: out of the registry, then no new work, then the end.
+//!
+//! Holds the phase and nothing else; rooms watch it. Knows no room.
+
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+/// How far the sidecar has left. Grows only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Phase {
+    /// Normal work.
+    Serving,
+    /// Out of the registry; requests of callers that do not know yet are served.
+    Leaving,
+    /// Connections are told to go: GOAWAY, `Connection: close`.
+    Closing,
+    /// The deadline passed; what is open is cut.
+    Ended,
+}
+
+/// The phase, shared by every thread.
+#[derive(Debug)]
+pub struct Drain {
+    phase: watch::Sender<Phase>,
+}
+
+impl Default for Drain {
+    fn default() -> Self {
+        Self { phase: watch::Sender::new(Phase::Serving) }
+    }
+}
+
+impl Drain {
+    /// The phase now.
+    #[must_use]
+    pub fn phase(&self) -> Phase {
+        *self.phase.borrow()
+    }
+
+    /// Moves on to `phase`; never back.
+    pub fn advance(&self, phase: Phase) {
+        self.phase.send_if_modified(|now| {
+            let forward = phase > *now;
+            if forward {
+                *now = phase;
+            }
+            forward
+        });
+    }
+
+    /// A receiver of changes.
+    #[must_use]
+    pub fn watch(&self) -> watch::Receiver<Phase> {
+        self.phase.subscribe()
+    }
+
+    /// Waits until at least `phase`.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub async fn reached(&self, phase: Phase) {
+        let mut watch = self.phase.subscribe();
+        // The sender lives in self, so this cannot fail while we wait.
+        drop(watch.wait_for(|now| *now >= phase).await);
+    }
+
+    /// Walks through all phases: leave, keep serving for `delay`, close, wait for `idle` at most `deadline`, end.
+    pub async fn run(&self, delay: Duration, deadline: Duration, idle: impl Future<Output = ()>) {
+        self.advance(Phase::Leaving);
+        tokio::time::sleep(delay).await;
+        self.advance(Phase::Closing);
+        drop(tokio::time::timeout(deadline, idle).await);
+        self.advance(Phase::Ended);
+    }
+}

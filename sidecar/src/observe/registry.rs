@@ -1,0 +1,135 @@
+//! The table of all cells and gauges of this process.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use parking_lot::Mutex;
+
+use super::cell::{Cell, CellSnapshot};
+
+/// Direction as the app sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Direction {
+    /// Towards the app.
+    Inbound,
+    /// From the app.
+    Outbound,
+}
+
+impl Direction {
+    /// The label's value.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Inbound => "inbound",
+            Self::Outbound => "outbound",
+        }
+    }
+}
+
+/// What a cell counts.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Key {
+    /// Direction as the app sees it.
+    pub direction: Direction,
+    /// `namespace/service`, or `external`.
+    pub service: Arc<str>,
+    /// Port name.
+    pub port: Arc<str>,
+}
+
+/// Values of the whole process, written from anywhere.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Gauge {
+    /// Client connections refused at the cap.
+    ConnectionsRefused,
+    /// Times that accepting paused because the process had no file descriptor left.
+    AcceptPaused,
+    /// Unknown configuration fields ignored.
+    UnknownFieldsIgnored,
+    /// Resources refused.
+    ResourcesRejected,
+    /// Access-log lines dropped because the writer was behind.
+    AccessLogDropped,
+    /// Informational answers (102, 103) dropped.
+    InformationalDropped,
+    /// 1 while connected to the control plane.
+    ControlPlaneConnected,
+    /// Tasks that ended by a panic.
+    Panics,
+    /// Upstream connections open.
+    UpstreamConnections,
+}
+
+impl Gauge {
+    /// All, with metric name and help text.
+    pub const ALL: [(Self, &'static str, &'static str, &'static str); 9] = [
+        (Self::ConnectionsRefused, "outrigger_connections_refused_total", "counter", "Client connections refused at the cap."),
+        (Self::AcceptPaused, "outrigger_accept_paused_total", "counter", "Times that accepting paused for lack of file descriptors."),
+        (Self::UnknownFieldsIgnored, "outrigger_unknown_fields_ignored_total", "counter", "Unknown configuration fields ignored."),
+        (Self::ResourcesRejected, "outrigger_resources_rejected_total", "counter", "Resources refused."),
+        (Self::AccessLogDropped, "outrigger_access_log_dropped_total", "counter", "Access-log lines dropped."),
+        (Self::InformationalDropped, "outrigger_informational_dropped_total", "counter", "Informational answers (102, 103) dropped."),
+        (Self::ControlPlaneConnected, "outrigger_control_plane_connected", "gauge", "1 while connected to the control plane."),
+        (Self::Panics, "outrigger_panics_total", "counter", "Tasks that ended by a panic."),
+        (Self::UpstreamConnections, "outrigger_upstream_connections", "gauge", "Upstream connections open."),
+    ];
+}
+
+/// The table of all cells and gauges.
+#[derive(Debug, Default)]
+pub struct Stats {
+    cells: Mutex<BTreeMap<Key, Vec<Arc<Cell>>>>,
+    gauges: [AtomicU64; Gauge::ALL.len()],
+}
+
+impl Stats {
+    /// Makes a cell for one worker. Called when configuration is applied, never per request.
+    pub fn cell(&self, key: Key) -> Arc<Cell> {
+        let cell = Arc::new(Cell::default());
+        self.cells.lock().entry(key).or_default().push(cell.clone());
+        cell
+    }
+
+    /// Merges all cells by key.
+    #[must_use]
+    pub fn snapshot(&self) -> Vec<(Key, CellSnapshot)> {
+        let cells = self.cells.lock();
+        cells
+            .iter()
+            .map(|(key, workers)| {
+                let mut sum = CellSnapshot::default();
+                workers.iter().for_each(|c| c.merge(&mut sum));
+                (key.clone(), sum)
+            })
+            .collect()
+    }
+
+    /// Adds to a process-wide value.
+    pub fn add(&self, gauge: Gauge, n: u64) {
+        if let Some(slot) = self.gauges.get(gauge as usize) {
+            slot.fetch_add(n, Relaxed);
+        }
+    }
+
+    /// Takes from a process-wide value.
+    pub fn sub(&self, gauge: Gauge, n: u64) {
+        if let Some(slot) = self.gauges.get(gauge as usize) {
+            slot.fetch_sub(n, Relaxed);
+        }
+    }
+
+    /// Sets a process-wide value.
+    pub fn set(&self, gauge: Gauge, n: u64) {
+        if let Some(slot) = self.gauges.get(gauge as usize) {
+            slot.store(n, Relaxed);
+        }
+    }
+
+    /// Reads a process-wide value.
+    #[must_use]
+    pub fn get(&self, gauge: Gauge) -> u64 {
+        self.gauges.get(gauge as usize).map_or(0, |slot| slot.load(Relaxed))
+    }
+}

@@ -1,0 +1,53 @@
+//! What every thread of one sidecar shares.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use outrigger_proto::model::{FieldError, Proxy, ServiceName};
+
+use crate::config::Bootstrap;
+use crate::directory::Directory;
+use crate::drain::Drain;
+use crate::observe::Stats;
+
+/// One sidecar's shared parts; each is safe to use from any thread.
+#[derive(Debug)]
+pub struct Shared {
+    /// What the sidecar was told at its start.
+    pub bootstrap: Bootstrap,
+    /// The workload's full service name.
+    pub name: ServiceName,
+    /// What is known of the mesh.
+    pub directory: Directory,
+    /// Counters.
+    pub stats: Arc<Stats>,
+    /// How far the sidecar has left.
+    pub drain: Drain,
+    /// Every address that this sidecar listens on, so that no request is sent back to it.
+    pub own_listeners: Vec<SocketAddr>,
+}
+
+impl Shared {
+    /// Makes the parts for a checked bootstrap.
+    ///
+    /// # Errors
+    /// When a name or a resource of the bootstrap is invalid.
+    pub fn new(bootstrap: Bootstrap) -> Result<Self, FieldError> {
+        let name = bootstrap.name()?;
+        let proxy = match bootstrap.resources.proxy.clone() {
+            Some(wire) => wire.try_into()?,
+            None => Proxy::new(name.clone()),
+        };
+        let mut own_listeners: Vec<_> = bootstrap.inbound.iter().map(|i| i.listen).collect();
+        own_listeners.extend(bootstrap.outbound.iter().map(|o| o.listen));
+        own_listeners.extend(bootstrap.http_proxy);
+        Ok(Self {
+            name,
+            directory: Directory::new(proxy),
+            stats: Arc::new(Stats::default()),
+            drain: Drain::default(),
+            own_listeners,
+            bootstrap,
+        })
+    }
+}

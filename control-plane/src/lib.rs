@@ -1,1 +1,1 @@
-//! placeholder
+//! The control plane.

@@ -1,2 +1,4 @@
 //! The one program.
+#[allow(dead_code)]
+mod supervise;
 fn main() {}

@@ -1,0 +1,19 @@
+//! Runs a mesh's processes on one machine: starts them, keeps them running, and leaves nothing behind.
+//!
+//! Two processes guard each other. The *front* ([`front`]) is what a person started; it holds the terminal. Behind it
+//! the *supervisor* ([`back`]) starts and keeps control plane, sidecars and apps. Whichever of the two is killed, the
+//! other ends everything, found by ancestry and by a mark in the environment ([`tree`]). Rooms in reading order:
+//! [`state`] (files and locks), [`plan`] (what to start, from mesh.yaml), [`build`], [`front`], [`back`],
+//! [`workload`] (an app with its sidecar), [`keep`] (one process), [`control`] (the socket for `ps` and `restart`).
+
+pub(crate) mod admin;
+pub(crate) mod backoff;
+pub(crate) mod console;
+pub(crate) mod front;
+pub(crate) mod guard;
+pub(crate) mod keep;
+pub(crate) mod logs;
+pub(crate) mod ports;
+pub(crate) mod reap;
+pub(crate) mod state;
+pub(crate) mod tree;

@@ -1,0 +1,121 @@
+//! Finds free ports on loopback and, where one is taken, says by whom.
+//!
+//! The ports lie below the range from which the kernel gives ports to outgoing connections, so that none of those takes
+//! one away between our test and the child's bind.
+
+use std::collections::HashSet;
+use std::fs;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::Path;
+
+use nix::unistd::Pid;
+
+use super::tree;
+
+/// Where we look for free ports.
+const LOWEST: u16 = 18_000;
+const HIGHEST: u16 = 32_000;
+
+/// Hands out each port once.
+#[derive(Debug, Default)]
+pub(crate) struct Ports {
+    given: HashSet<u16>,
+}
+
+impl Ports {
+    /// Any free port.
+    pub(crate) fn free(&mut self) -> io::Result<u16> {
+        for _ in 0..2000 {
+            let port = fastrand::u16(LOWEST..HIGHEST);
+            if !self.given.contains(&port) && TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+                self.given.insert(port);
+                return Ok(port);
+            }
+        }
+        Err(io::Error::new(io::ErrorKind::AddrInUse, format!("no free port between {LOWEST} and {HIGHEST}")))
+    }
+
+    /// Reserves exactly `port`; the error says who has it.
+    pub(crate) fn fixed(&mut self, port: u16) -> Result<u16, String> {
+        if !self.given.insert(port) {
+            return Err(format!("port {port} is given to two services of this mesh"));
+        }
+        match TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
+            Ok(_) => Ok(port),
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => Err(match holder(port) {
+                Some(holder) => format!("port {port} is in use by {holder}"),
+                None => format!("port {port} is in use (by a process of another user)"),
+            }),
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                Err(format!("port {port} needs more rights than this user has; use one from 1024 on"))
+            }
+            Err(error) => Err(format!("port {port} cannot be used: {error}")),
+        }
+    }
+}
+
+/// Who listens on `port`: process id and command, as far as the system tells us.
+pub(crate) fn holder(port: u16) -> Option<String> {
+    let sockets = listening(port);
+    if sockets.is_empty() {
+        return None;
+    }
+    tree::all().into_iter().find(|pid| has_socket(*pid, &sockets)).map(|pid| {
+        let command = tree::command_line(Pid::from_raw(pid)).unwrap_or_default();
+        format!("process {pid} ({})", command.chars().take(120).collect::<String>())
+    })
+}
+
+/// The inodes of the sockets that listen on `port`.
+fn listening(port: u16) -> HashSet<String> {
+    ["/proc/net/tcp", "/proc/net/tcp6"]
+        .iter()
+        .filter_map(|path| fs::read_to_string(path).ok())
+        .flat_map(|table| table.lines().skip(1).filter_map(|line| listener(line, port)).collect::<Vec<_>>())
+        .collect()
+}
+
+fn listener(line: &str, port: u16) -> Option<String> {
+    const LISTEN: &str = "0A";
+    let fields: Vec<&str> = line.split_whitespace().collect();
+    let (_, local) = fields.get(1)?.rsplit_once(':')?;
+    (u16::from_str_radix(local, 16).ok()? == port && *fields.get(3)? == LISTEN)
+        .then(|| fields.get(9).map(|inode| format!("socket:[{inode}]")))
+        .flatten()
+}
+
+fn has_socket(pid: i32, sockets: &HashSet<String>) -> bool {
+    let Ok(entries) = fs::read_dir(Path::new("/proc").join(pid.to_string()).join("fd")) else { return false };
+    entries
+        .flatten()
+        .filter_map(|entry| fs::read_link(entry.path()).ok())
+        .any(|target| target.to_str().is_some_and(|target| sockets.contains(target)))
+}
+
+/// A loopback address.
+pub(crate) fn loopback(port: u16) -> SocketAddr {
+    SocketAddr::from((Ipv4Addr::LOCALHOST, port))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_taken_port_names_the_process_that_holds_it() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("bind");
+        let port = listener.local_addr().expect("address").port();
+        let error = Ports::default().fixed(port).expect_err("in use");
+        assert!(error.contains(&format!("port {port} is in use by process {}", std::process::id())), "{error}");
+    }
+
+    #[test]
+    fn one_port_is_never_given_twice() {
+        let mut ports = Ports::default();
+        let given: HashSet<u16> = (0..50).map(|_| ports.free().expect("free")).collect();
+        assert_eq!(given.len(), 50);
+        let taken = *given.iter().next().expect("one");
+        assert!(ports.fixed(taken).is_err());
+    }
+}

@@ -1,1 +1,24 @@
-//! The control plane.
+//! The control plane: knows every service and endpoint and tells each sidecar what it uses.
+//!
+//! Rooms, in reading order:
+//! - [`registry`]: who serves what, under leases; pure.
+//! - [`push`]: tells each sidecar what it subscribed to; pure but for its gRPC face.
+//! - [`session`]: the facts that sidecars send up.
+//! - [`sidecars`]: what they said of themselves, for people.
+//! - [`store`]: what must outlive a crash, in one file.
+//! - [`events`]: what happened lately, for people.
+//! - [`plane`]: joins the rooms.
+//! - [`api`]: the HTTP/JSON face.
+//! - [`server`]: one port for everything; the entry.
+//! - [`stop`]: one signal that ends every stream and task.
+
+pub mod api;
+pub mod events;
+pub mod plane;
+pub mod push;
+pub mod registry;
+pub mod server;
+pub mod session;
+pub mod sidecars;
+pub mod stop;
+pub mod store;

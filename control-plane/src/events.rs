@@ -1,0 +1,135 @@
+//! What happened lately, for people: a ring of bounded size that is also logged.
+//!
+//! Decides nothing and is read by nothing but the API.
+
+use std::collections::VecDeque;
+
+use parking_lot::Mutex;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+/// Events kept; older ones are forgotten.
+const KEPT: usize = 1000;
+
+/// Something that a person may ask about later.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum Event {
+    /// A configuration is in force.
+    ConfigApplied {
+        /// Its version.
+        version: String,
+        /// Where it came from.
+        origin: String,
+        /// Services whose documents changed.
+        changed: Vec<String>,
+    },
+    /// A configuration was refused whole; the last good one stays.
+    ConfigRefused {
+        /// Where it came from.
+        origin: String,
+        /// One line for each mistake.
+        reasons: Vec<String>,
+    },
+    /// An endpoint is served, or changed.
+    Registered {
+        /// `namespace/service/instance`.
+        endpoint: String,
+        /// Its boot epoch.
+        epoch: u64,
+    },
+    /// An endpoint left or its app is not well.
+    Withdrawn {
+        /// `namespace/service/instance`.
+        endpoint: String,
+        /// What its sidecar said.
+        reason: String,
+    },
+    /// An endpoint was not renewed in time.
+    Lapsed {
+        /// `namespace/service/instance`.
+        endpoint: String,
+    },
+    /// More than half of a service's leases lapsed at once, so its last set is kept.
+    StaleAlarm {
+        /// `namespace/service`.
+        service: String,
+        /// Leases that lapsed.
+        lapsed: usize,
+        /// Of so many.
+        of: usize,
+    },
+    /// A service is no longer stale.
+    StaleOver {
+        /// `namespace/service`.
+        service: String,
+    },
+    /// A sidecar refused a resource and keeps what it had.
+    Nack {
+        /// Who refused.
+        node: String,
+        /// The message's full name.
+        kind: String,
+        /// The resource.
+        resource: String,
+        /// The refused version.
+        version: String,
+        /// Field path and reason.
+        reason: String,
+    },
+    /// The state file cannot be used; the control plane goes on from memory.
+    StoreFailed {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// An event and when it happened.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+pub struct Entry {
+    /// Grows by one with each event.
+    pub id: u64,
+    /// RFC 3339, UTC.
+    pub at: String,
+    /// What happened.
+    #[serde(flatten)]
+    pub event: Event,
+}
+
+/// The ring.
+#[derive(Debug, Default)]
+pub struct Events {
+    ring: Mutex<Ring>,
+}
+
+#[derive(Debug, Default)]
+struct Ring {
+    next: u64,
+    entries: VecDeque<Entry>,
+}
+
+impl Events {
+    /// Adds and logs an event.
+    pub fn record(&self, event: Event) {
+        match &event {
+            Event::StaleAlarm { .. } | Event::StoreFailed { .. } => tracing::error!(?event),
+            Event::ConfigRefused { .. } | Event::Nack { .. } | Event::Lapsed { .. } => tracing::warn!(?event),
+            _ => tracing::info!(?event),
+        }
+        let at = jiff::Timestamp::now().to_string();
+        let mut ring = self.ring.lock();
+        ring.next += 1;
+        if ring.entries.len() == KEPT {
+            ring.entries.pop_front();
+        }
+        let id = ring.next;
+        ring.entries.push_back(Entry { id, at, event });
+    }
+
+    /// The events after the one with id `after`, oldest first.
+    #[must_use]
+    pub fn since(&self, after: u64) -> Vec<Entry> {
+        let ring = self.ring.lock();
+        ring.entries.iter().filter(|e| e.id > after).cloned().collect()
+    }
+}

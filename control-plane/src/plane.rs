@@ -1,0 +1,173 @@
+//! Joins the rooms: what the registry decides is pushed, stored and told.
+//!
+//! Lock order: registry, then hub. The sidecars' lock is never held together with another.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use outrigger_proto::model::{Endpoint, EndpointName, ResourceType};
+use parking_lot::{Mutex, MutexGuard};
+use tokio::time::Instant;
+
+use crate::events::{Event, Events};
+use crate::push::hub::Hub;
+use crate::push::table::Entry;
+use crate::registry::{Change, Lease, Millis, Refusal, Registry, Removal, Sender, SessionId, Terms};
+use crate::sidecars::Sidecars;
+use crate::store::Store;
+
+/// Everything that one control plane knows.
+#[derive(Debug)]
+pub struct Plane {
+    /// What is pushed.
+    pub hub: Arc<Mutex<Hub>>,
+    /// What happened.
+    pub events: Arc<Events>,
+    /// What the sidecars say of themselves.
+    pub sidecars: Mutex<Sidecars>,
+    /// What outlives a crash.
+    pub store: Store,
+    /// How long a registration lives.
+    pub terms: Terms,
+    registry: Mutex<Registry>,
+    sessions: AtomicU64,
+    started: Instant,
+}
+
+impl Plane {
+    /// Opens the store and serves what it holds at once.
+    #[must_use]
+    pub fn open(state_dir: Option<&std::path::Path>, terms: Terms) -> Self {
+        let events = Arc::new(Events::default());
+        let (store, restored) = Store::open(state_dir, &events);
+        let mut registry = Registry::new(terms, 0);
+        let mut hub = Hub::default();
+        for kind in ResourceType::ALL {
+            hub.hold(kind);
+        }
+        for (endpoint, unhealthy) in restored.endpoints {
+            if let Some(Change::Serve(endpoint)) = registry.restore(0, endpoint, unhealthy) {
+                put(&mut hub, &endpoint);
+            }
+        }
+        Self {
+            hub: Arc::new(Mutex::new(hub)),
+            events,
+            sidecars: Mutex::default(),
+            store,
+            terms,
+            registry: Mutex::new(registry),
+            sessions: AtomicU64::new(0),
+            started: Instant::now(),
+        }
+    }
+
+    /// Milliseconds since this control plane started.
+    #[must_use]
+    pub fn now(&self) -> Millis {
+        Millis::try_from(self.started.elapsed().as_millis()).unwrap_or(Millis::MAX)
+    }
+
+    /// A number for a new session, larger than those before.
+    #[must_use]
+    pub fn next_session(&self) -> SessionId {
+        self.sessions.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// The registrations, to look at.
+    pub fn registry(&self) -> MutexGuard<'_, Registry> {
+        self.registry.lock()
+    }
+
+    /// See [`Registry::register`].
+    ///
+    /// # Errors
+    /// See there.
+    pub fn register(&self, endpoint: Endpoint, session: SessionId) -> Result<(), Refusal> {
+        let now = self.now();
+        self.decide(|registry| registry.register(now, endpoint, session))
+    }
+
+    /// See [`Registry::renew`].
+    ///
+    /// # Errors
+    /// See there.
+    pub fn renew(&self, sender: &Sender) -> Result<(), Refusal> {
+        let now = self.now();
+        self.decide(|registry| registry.renew(now, sender))
+    }
+
+    /// See [`Registry::health`].
+    ///
+    /// # Errors
+    /// See there.
+    pub fn health(&self, sender: &Sender, unhealthy: Option<String>) -> Result<(), Refusal> {
+        let now = self.now();
+        self.decide(|registry| registry.health(now, sender, unhealthy))
+    }
+
+    /// See [`Registry::withdraw`].
+    ///
+    /// # Errors
+    /// See there.
+    pub fn withdraw(&self, sender: &Sender, reason: &str) -> Result<(), Refusal> {
+        let now = self.now();
+        self.decide(|registry| registry.withdraw(now, sender, reason))
+    }
+
+    /// Lets time pass: leases lapse, and the hold after a start ends.
+    pub fn tick(&self) {
+        let now = self.now();
+        let over = self.decide(|registry| Ok::<_, Refusal>(registry.tick(now))).is_ok() && now >= self.registry().hold_until();
+        if over {
+            self.hub.lock().release(ResourceType::Endpoint);
+        }
+        self.sidecars.lock().forget(now);
+    }
+
+    /// Runs one decision and carries it out before the next one is made.
+    fn decide(&self, decision: impl FnOnce(&mut Registry) -> Result<Vec<Change>, Refusal>) -> Result<(), Refusal> {
+        let mut registry = self.registry.lock();
+        let changes = decision(&mut registry)?;
+        for change in changes {
+            match change {
+                Change::Serve(endpoint) => {
+                    put(&mut self.hub.lock(), &endpoint);
+                    self.store.put_endpoint(&endpoint, None);
+                    let (endpoint, epoch) = (endpoint.name.to_string(), endpoint.epoch);
+                    self.events.record(Event::Registered { endpoint, epoch });
+                }
+                Change::Remove(name, removal) => self.remove(&name, removal, registry.lease(&name)),
+                Change::Stale(service, stale) => self.events.record(Event::StaleAlarm {
+                    service: service.to_string(),
+                    lapsed: stale.lapsed,
+                    of: stale.of,
+                }),
+                Change::Fresh(service) => {
+                    let service = service.to_string();
+                    self.events.record(Event::StaleOver { service });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn remove(&self, name: &EndpointName, removal: Removal, lease: Option<&Lease>) {
+        let endpoint = name.to_string();
+        self.hub.lock().remove(ResourceType::Endpoint, &endpoint);
+        match lease {
+            // Unwell but registered: a restart must not serve it.
+            Some(lease) => self.store.put_endpoint(&lease.endpoint, lease.unhealthy.as_deref()),
+            None => self.store.remove_endpoint(name),
+        }
+        self.events.record(match removal {
+            Removal::Left(reason) | Removal::Unhealthy(reason) => Event::Withdrawn { endpoint, reason },
+            Removal::Lapsed => Event::Lapsed { endpoint },
+        });
+    }
+}
+
+fn put(hub: &mut Hub, endpoint: &Endpoint) {
+    let wire = endpoint.clone().into();
+    hub.put(ResourceType::Endpoint, &endpoint.name.to_string(), Entry::endpoint(&wire));
+}

@@ -5,7 +5,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -33,7 +33,7 @@ pub struct Destination {
     state: ArcSwap<Known>,
     changed: watch::Sender<()>,
     /// Declared in the bootstrap or the Proxy resource: never forgotten.
-    pinned: bool,
+    pinned: AtomicBool,
     /// Milliseconds since the directory began.
     last_used: AtomicU64,
 }
@@ -97,27 +97,21 @@ impl Directory {
     fn enter(&self, name: &ServiceName, pinned: bool) -> Arc<Destination> {
         let mut all = self.destinations.lock();
         if let Some(found) = all.get(name) {
-            if found.pinned || !pinned {
-                found.touch(self.now());
-                return found.clone();
-            }
+            found.touch(self.now());
+            // The same object stays: others hold it and would not see a successor's views.
+            found.pinned.fetch_or(pinned, Ordering::Relaxed);
+            return found.clone();
         }
-        let (state, old) = match all.get(name) {
-            Some(found) => (found.state.load_full(), true),
-            None => (Arc::new(Known::Waiting), false),
-        };
         let made = Arc::new(Destination {
             name: name.clone(),
-            state: ArcSwap::new(state),
+            state: ArcSwap::from_pointee(Known::Waiting),
             changed: watch::Sender::new(()),
-            pinned,
+            pinned: AtomicBool::new(pinned),
             last_used: AtomicU64::new(self.now()),
         });
         all.insert(name.clone(), made.clone());
         drop(all);
-        if !old {
-            self.wanted.send_modify(|n| *n += 1);
-        }
+        self.wanted.send_modify(|n| *n += 1);
         made
     }
 
@@ -138,7 +132,7 @@ impl Directory {
         let limit = self.now().saturating_sub(u64::try_from(idle.as_millis()).unwrap_or(u64::MAX));
         let mut gone = Vec::new();
         self.destinations.lock().retain(|name, d| {
-            let keep = d.pinned || d.last_used.load(Ordering::Relaxed) >= limit || Arc::strong_count(d) > 1;
+            let keep = d.pinned.load(Ordering::Relaxed) || d.last_used.load(Ordering::Relaxed) >= limit || Arc::strong_count(d) > 1;
             if !keep {
                 gone.push(name.clone());
             }

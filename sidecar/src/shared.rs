@@ -2,13 +2,19 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use outrigger_proto::model::{FieldError, Proxy, ServiceName};
+use tokio::sync::{Notify, watch};
 
 use crate::config::Bootstrap;
 use crate::directory::Directory;
+use crate::discover::channel::ControlPlane;
+use crate::discover::status::Status;
 use crate::drain::Drain;
+use crate::health::App;
 use crate::observe::Stats;
+use crate::register::Lease;
 
 /// One sidecar's shared parts; each is safe to use from any thread.
 #[derive(Debug)]
@@ -25,6 +31,20 @@ pub struct Shared {
     pub drain: Drain,
     /// Every address that this sidecar listens on, so that no request is sent back to it.
     pub own_listeners: Vec<SocketAddr>,
+    /// How the app is.
+    pub app: App,
+    /// What discovery runs with.
+    pub discovery: Status,
+    /// The endpoint's registration.
+    pub lease: Lease,
+    /// The connection to the control plane.
+    pub control_plane: ControlPlane,
+    /// Notified when the control plane or a person asks this sidecar to drain.
+    pub drain_requested: Notify,
+    /// Where the admin listener is bound; none until it serves.
+    pub admin: watch::Sender<Option<SocketAddr>>,
+    /// When the process began to run.
+    pub started: Instant,
 }
 
 impl Shared {
@@ -47,6 +67,13 @@ impl Shared {
             stats: Arc::new(Stats::default()),
             drain: Drain::default(),
             own_listeners,
+            app: App::default(),
+            discovery: Status::default(),
+            lease: Lease::default(),
+            control_plane: ControlPlane::default(),
+            drain_requested: Notify::new(),
+            admin: watch::Sender::new(None),
+            started: Instant::now(),
             bootstrap,
         })
     }

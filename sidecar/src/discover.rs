@@ -1,0 +1,101 @@
+//! What the mesh says: static resources, the last good snapshot, then the control-plane stream.
+//!
+//! [`state`] decides and does no I/O; [`stream`] carries its requests; [`store`] keeps the last good
+//! snapshot; [`status`] is what `/config` and the session report. Writes the
+//! [`Directory`](crate::directory::Directory) and knows nothing of requests or of serving HTTP.
+
+pub mod channel;
+pub(crate) mod link;
+pub mod state;
+pub mod status;
+mod store;
+mod stream;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use outrigger_proto::model::ServiceName;
+
+use crate::shared::Shared;
+use state::{Change, Output, State};
+use store::Store;
+
+/// A service that nobody declared and nobody used for so long is forgotten.
+const IDLE: Duration = Duration::from_secs(600);
+/// How often idle services are looked for.
+const IDLE_CHECK: Duration = Duration::from_secs(60);
+
+/// Learns what the mesh says and keeps the directory up to date. Runs until the process ends.
+pub async fn run(shared: Arc<Shared>) {
+    let mut state = State::new(shared.name.clone());
+    declare(&shared);
+    apply(&shared, state.seed(&shared.bootstrap.resources));
+    let store = Store::open(&shared);
+    if shared.bootstrap.control_plane.is_some() {
+        if let Some(store) = &store {
+            for response in store.load().await {
+                apply(&shared, state.restore(response));
+            }
+        }
+        stream::run(&shared, state, store).await;
+    } else {
+        answer_from_the_file(&shared, state).await;
+    }
+}
+
+/// Static mode: what the file does not name is absent.
+async fn answer_from_the_file(shared: &Shared, mut state: State) {
+    let mut wanted = shared.directory.wanted_changes();
+    loop {
+        drop(wanted.borrow_and_update());
+        apply(shared, state.want(&shared.directory.wanted()));
+        for name in state.unknown() {
+            shared.directory.publish_absent(&name);
+        }
+        tokio::select! {
+            changed = wanted.changed() => if changed.is_err() { return },
+            () = tokio::time::sleep(IDLE_CHECK) => drop(shared.directory.forget_idle(IDLE)),
+        }
+    }
+}
+
+/// Declares the services that the bootstrap names, so that they are asked for before their first use.
+fn declare(shared: &Shared) {
+    for outbound in &shared.bootstrap.outbound {
+        if let Ok(name) = shared.bootstrap.outbound_name(outbound) {
+            shared.directory.declare(&name);
+        }
+    }
+    for service in &shared.bootstrap.resources.services {
+        if let Ok(name) = service.name.parse::<ServiceName>() {
+            shared.directory.declare(&name);
+        }
+    }
+    for name in &shared.directory.proxy().calls {
+        shared.directory.declare(name);
+    }
+}
+
+/// Carries out what the state machine decided.
+fn apply(shared: &Shared, output: Output) {
+    use crate::observe::Gauge;
+    for change in output.changes {
+        match change {
+            Change::Proxy(proxy) => {
+                for name in &proxy.calls {
+                    shared.directory.declare(name);
+                }
+                shared.directory.set_proxy(*proxy);
+            }
+            Change::Publish(service, endpoints) => shared.directory.publish(service, endpoints),
+            Change::Absent(name) => shared.directory.publish_absent(&name),
+        }
+    }
+    let rejected = output.applied.iter().filter(|a| a.rejection.is_some()).count();
+    shared.stats.add(Gauge::ResourcesRejected, rejected as u64);
+    shared.stats.add(Gauge::UnknownFieldsIgnored, output.ignored as u64);
+    for rejected in output.applied.iter().filter(|a| a.rejection.is_some()) {
+        tracing::warn!(resource = %rejected.name, version = %rejected.version, reason = ?rejected.rejection, "resource refused");
+    }
+    shared.discovery.record(output.applied);
+}

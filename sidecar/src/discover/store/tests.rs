@@ -1,0 +1,1 @@
+//! Damage is found.

@@ -1,0 +1,94 @@
+//! Whether the app and what it needs are well, by asking them.
+//!
+//! The first probe goes at once and the next ones quickly, so that a start takes no longer than the
+//! app does; after that at the interval of the Proxy resource, whose changes apply at once. A report
+//! that the app exited counts without a probe. Knows nothing of registration or requests.
+
+mod app;
+mod dependency;
+mod probe;
+mod tracker;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use outrigger_proto::model::Proxy;
+
+pub use app::{App, AppState, Check, Life};
+
+use crate::shared::Shared;
+use tracker::{Tracker, Verdict};
+
+/// Between probes while the app starts.
+const QUICK: Duration = Duration::from_millis(50);
+/// A start that takes longer is probed at the ordinary interval.
+const START: Duration = Duration::from_secs(15);
+/// Between checks of what the app needs.
+const DEPENDENCIES: Duration = Duration::from_secs(2);
+
+/// Probes the app and its dependencies. Runs until the process ends.
+pub async fn run(shared: Arc<Shared>) {
+    tokio::join!(watch_app(&shared), watch_dependencies(&shared));
+}
+
+async fn watch_app(shared: &Shared) {
+    let mut tracker = Tracker::default();
+    let mut start = shared.app.start();
+    let mut began = Instant::now();
+    loop {
+        if shared.app.start() != start {
+            (start, began, tracker) = (shared.app.start(), Instant::now(), Tracker::default());
+        }
+        let proxy = shared.directory.proxy();
+        let life = shared.app.now().life;
+        if life != Life::Exited {
+            let hinted = shared.app.take_hint();
+            let result = probe::app(&shared.bootstrap, &proxy.health).await;
+            // What began before a restart says nothing about the app after it.
+            if shared.app.start() == start {
+                let failed = result.is_err();
+                if let Some(verdict) = tracker.observe(result, &proxy.health) {
+                    shared.app.set(verdict);
+                } else {
+                    shared.app.checked();
+                }
+                if failed && hinted && tracker.is_well() {
+                    // A refused request and a failed probe agree: ask again at once, not in an interval.
+                    shared.app.hint();
+                }
+            }
+        }
+        let pause = match life {
+            Life::Starting if began.elapsed() < START && !tracker.is_well() => QUICK,
+            _ if shared.app.hinted() => QUICK,
+            _ => proxy.health.interval,
+        };
+        drop(proxy);
+        shared.app.nudged(pause.max(QUICK)).await;
+    }
+}
+
+async fn watch_dependencies(shared: &Shared) {
+    loop {
+        let proxy: Arc<Proxy> = shared.directory.proxy();
+        let checks = join_all(proxy.depends.iter().map(|d| dependency::check(d, proxy.health.timeout))).await;
+        // A Proxy that changed meanwhile is looked at now.
+        if Arc::ptr_eq(&proxy, &shared.directory.proxy()) {
+            shared.app.set_dependencies(checks);
+            let failing = shared.app.now().dependencies.iter().any(|c| !c.ok);
+            tokio::time::sleep(if failing { DEPENDENCIES / 4 } else { DEPENDENCIES }).await;
+        }
+    }
+}
+
+impl From<Verdict> for Life {
+    fn from(verdict: Verdict) -> Self {
+        match verdict {
+            Verdict::Well => Self::Well,
+            Verdict::Failing(_) => Self::Failing,
+        }
+    }
+}

@@ -134,6 +134,11 @@ class Server(ThreadingHTTPServer):
         self.busy = threading.Condition()
         self.running = 0
 
+    def handle_error(self, request, client_address):
+        # Whoever hangs up before the answer has had enough of it; that is no fault of ours.
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)
+
 
 def text(value, field):
     if not isinstance(value, str) or not value.strip() or len(value) > 200:

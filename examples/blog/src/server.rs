@@ -86,14 +86,21 @@ pub async fn serve(name: &str, descriptors: &'static [u8], routes: Routes) -> an
     let incoming = TcpIncoming::from(listener().await?).with_nodelay(Some(true));
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_service_status(name, ServingStatus::Serving).await;
-    let reflection = tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(descriptors)
-        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-        .build_v1()?;
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(descriptors)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    // Many clients still ask by reflection's older name only.
+    let (reflection, older_reflection) = (reflection().build_v1()?, reflection().build_v1alpha()?);
+    let routes = routes
+        .add_service(health_service)
+        .add_service(reflection)
+        .add_service(older_reflection);
 
     let (stopping, stopped) = oneshot::channel::<()>();
     let server = Server::builder()
-        .add_routes(routes.add_service(health_service).add_service(reflection))
+        .add_routes(routes)
         .serve_with_incoming_shutdown(incoming, async {
             stopped.await.ok();
         });

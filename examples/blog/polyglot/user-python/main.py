@@ -14,7 +14,7 @@ import grpc
 import user_pb2
 import user_pb2_grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 NAME = user_pb2.DESCRIPTOR.services_by_name["User"].full_name
 SCHEMA = """
@@ -117,6 +117,20 @@ def check_email(email):
         raise Refused(grpc.StatusCode.INVALID_ARGUMENT, "email is no address")
 
 
+def add_reflection(server):
+    """The package has reflection by its older name only; v1 has the same messages under another one."""
+    older = reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"].full_name
+    servicer = reflection.ReflectionServicer((NAME, health.SERVICE_NAME, older, "grpc.reflection.v1.ServerReflection"))
+    method = grpc.stream_stream_rpc_method_handler(
+        servicer.ServerReflectionInfo,
+        reflection_pb2.ServerReflectionRequest.FromString,
+        reflection_pb2.ServerReflectionResponse.SerializeToString,
+    )
+    for name in (older, "grpc.reflection.v1.ServerReflection"):
+        handler = grpc.method_handlers_generic_handler(name, {"ServerReflectionInfo": method})
+        server.add_generic_rpc_handlers((handler,))
+
+
 def main():
     path = os.environ.get("DB") or os.path.join(os.environ.get("DATA_DIR", ""), "user.db")
     address = f"{os.environ.get('HOST', '127.0.0.1')}:{os.environ['PORT']}"
@@ -126,7 +140,7 @@ def main():
     healthy = health.HealthServicer()
     healthy.set(NAME, health_pb2.HealthCheckResponse.SERVING)
     health_pb2_grpc.add_HealthServicer_to_server(healthy, server)
-    reflection.enable_server_reflection((NAME, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+    add_reflection(server)
     server.add_insecure_port(address)
     server.start()
     print(f"listening on {address}", flush=True)

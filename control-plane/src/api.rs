@@ -9,5 +9,7 @@ use crate::plane::Plane;
 
 /// Every route.
 pub fn routes(plane: Arc<Plane>, _insecure: bool) -> Router {
-    Router::new().route("/healthz", get(|| async { "ok" })).with_state(plane)
+    Router::new()
+        .route("/healthz", get(|| async { "ok" }))
+        .with_state(plane)
 }

@@ -22,3 +22,6 @@ pub mod session;
 pub mod sidecars;
 pub mod stop;
 pub mod store;
+
+#[cfg(test)]
+mod tests;

@@ -118,7 +118,8 @@ impl Plane {
     /// Lets time pass: leases lapse, and the hold after a start ends.
     pub fn tick(&self) {
         let now = self.now();
-        let over = self.decide(|registry| Ok::<_, Refusal>(registry.tick(now))).is_ok() && now >= self.registry().hold_until();
+        let over =
+            self.decide(|registry| Ok::<_, Refusal>(registry.tick(now))).is_ok() && now >= self.registry().hold_until();
         if over {
             self.hub.lock().release(ResourceType::Endpoint);
         }
@@ -169,5 +170,9 @@ impl Plane {
 
 fn put(hub: &mut Hub, endpoint: &Endpoint) {
     let wire = endpoint.clone().into();
-    hub.put(ResourceType::Endpoint, &endpoint.name.to_string(), Entry::endpoint(&wire));
+    hub.put(
+        ResourceType::Endpoint,
+        &endpoint.name.to_string(),
+        Entry::endpoint(&wire),
+    );
 }

@@ -13,18 +13,18 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
+use outrigger_proto::wire::DESCRIPTORS;
 use outrigger_proto::wire::agent::agent_server::AgentServer;
 use outrigger_proto::wire::discovery::aggregated_discovery_service_server::AggregatedDiscoveryServiceServer;
-use outrigger_proto::wire::DESCRIPTORS;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
+use crate::api;
 use crate::plane::Plane;
 use crate::push::ads::Ads;
 use crate::registry::Terms;
 use crate::session::Agent;
 use crate::stop::{self, Stop};
-use crate::api;
 
 /// How one control plane runs.
 #[derive(Debug, Clone)]
@@ -90,7 +90,9 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// When it cannot start.
 pub async fn run(options: Options, shutdown: impl Future<Output = ()>) -> Result<(), Error> {
     let listen = options.listen;
-    let listener = TcpListener::bind(listen).await.map_err(|source| Error::Listen { listen, source })?;
+    let listener = TcpListener::bind(listen)
+        .await
+        .map_err(|source| Error::Listen { listen, source })?;
     serve(listener, options, shutdown).await
 }
 
@@ -100,7 +102,9 @@ pub async fn run(options: Options, shutdown: impl Future<Output = ()>) -> Result
 /// When it cannot start.
 pub async fn serve(listener: TcpListener, options: Options, shutdown: impl Future<Output = ()>) -> Result<(), Error> {
     let listen = options.listen;
-    let listen = listener.local_addr().map_err(|source| Error::Listen { listen, source })?;
+    let listen = listener
+        .local_addr()
+        .map_err(|source| Error::Listen { listen, source })?;
     if !listen.ip().is_loopback() && !options.insecure {
         return Err(Error::NotLoopback(listen));
     }
@@ -122,7 +126,9 @@ pub async fn serve(listener: TcpListener, options: Options, shutdown: impl Futur
 }
 
 fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX / 8).clamp(1, u64::MAX / 8)
+    u64::try_from(duration.as_millis())
+        .unwrap_or(u64::MAX / 8)
+        .clamp(1, u64::MAX / 8)
 }
 
 fn routes(plane: &Arc<Plane>, stop: &Stop, options: &Options) -> Result<axum::Router, Error> {
@@ -157,9 +163,16 @@ async fn pass_time(plane: Arc<Plane>, stop: Stop) {
     }
 }
 
-async fn accept_until(listener: TcpListener, app: axum::Router, shutdown: impl Future<Output = ()>, stopper: stop::Stopper) {
+async fn accept_until(
+    listener: TcpListener,
+    app: axum::Router,
+    shutdown: impl Future<Output = ()>,
+    stopper: stop::Stopper,
+) {
     let mut http = auto::Builder::new(TokioExecutor::new());
-    http.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
+    http.http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIMEOUT);
     http.http2()
         .timer(TokioTimer::new())
         .initial_connection_window_size(CONNECTION_WINDOW)

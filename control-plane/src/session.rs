@@ -189,7 +189,10 @@ impl Session {
             Err(error) => return self.refuse(format!("endpoint.{error}")),
         };
         if endpoint.name != sender.name {
-            return self.refuse(format!("endpoint.name: `{}` is not {}, who said Hello", endpoint.name, sender.name));
+            return self.refuse(format!(
+                "endpoint.name: `{}` is not {}, who said Hello",
+                endpoint.name, sender.name
+            ));
         }
         if endpoint.epoch != sender.epoch {
             let (given, said) = (endpoint.epoch, sender.epoch);

@@ -82,7 +82,13 @@ impl Store {
                     .name("store".into())
                     .spawn(move || write_until_closed(db, &directory, &path, &theirs, &events));
                 match writer {
-                    Ok(writer) => (Self { shared, writer: Some(writer) }, restored),
+                    Ok(writer) => (
+                        Self {
+                            shared,
+                            writer: Some(writer),
+                        },
+                        restored,
+                    ),
                     Err(error) => {
                         shared.fail(error.to_string());
                         (Self { shared, writer: None }, restored)
@@ -204,7 +210,10 @@ fn read(db: &Database) -> Result<Restored, StoreError> {
         let endpoint = stored.and_then(|s| Some((Endpoint::try_from(s.endpoint?).ok()?, s.unhealthy)));
         match endpoint {
             Some(endpoint) => restored.endpoints.push(endpoint),
-            None => tracing::warn!(name = name.value(), "a stored registration cannot be read and is left out"),
+            None => tracing::warn!(
+                name = name.value(),
+                "a stored registration cannot be read and is left out"
+            ),
         }
     }
     Ok(restored)
@@ -225,7 +234,9 @@ fn write_until_closed(db: Database, directory: &Path, path: &Path, shared: &Shar
             (pending.config.take(), std::mem::take(&mut pending.endpoints))
         };
         let written = match db.take().map_or_else(|| open_file(directory, path), Ok) {
-            Ok(open) => write(&open, config.as_deref(), &endpoints).map(|()| db = Some(open)).map_err(StoreError::from),
+            Ok(open) => write(&open, config.as_deref(), &endpoints)
+                .map(|()| db = Some(open))
+                .map_err(StoreError::from),
             Err(error) => Err(error),
         };
         let mut pending = shared.pending.lock();

@@ -115,7 +115,10 @@ impl Stream {
     /// When the client asks for more than one stream may.
     pub fn request(&mut self, request: discovery::DeltaDiscoveryRequest) -> Result<Outcome, Overflow> {
         let names = request.resource_names_subscribe.iter();
-        if let Some(long) = names.chain(request.initial_resource_versions.keys()).find(|n| n.len() > MAX_NAME_BYTES) {
+        if let Some(long) = names
+            .chain(request.initial_resource_versions.keys())
+            .find(|n| n.len() > MAX_NAME_BYTES)
+        {
             return Err(Overflow::NameLength(long.len()));
         }
         let Some(kind) = ResourceType::from_url(&request.type_url) else {
@@ -124,7 +127,10 @@ impl Stream {
         let state = self.states.entry(kind).or_default();
         let mut outcome = Outcome::default();
         // A stale nonce says nothing about the newest response, but its subscriptions count.
-        if state.in_flight.as_ref().is_some_and(|f| f.nonce == request.response_nonce)
+        if state
+            .in_flight
+            .as_ref()
+            .is_some_and(|f| f.nonce == request.response_nonce)
             && let Some(flight) = state.in_flight.take()
         {
             state.settle(kind, flight, request.error_detail, &mut outcome);
@@ -152,7 +158,10 @@ impl Stream {
         }
         for (name, version) in request.initial_resource_versions {
             // Only what belongs to a subscription that starts here: later the server knows better.
-            if state.covering(&name).any(|s| state.first.get(s) == Some(&Repeat::OnlyWhatDiffers)) {
+            if state
+                .covering(&name)
+                .any(|s| state.first.get(s) == Some(&Repeat::OnlyWhatDiffers))
+            {
                 state.known.entry(name).or_insert(version);
             }
         }
@@ -274,7 +283,14 @@ impl State {
     }
 
     fn forget_unsubscribed(&mut self) {
-        let Self { subscribed, known, dirty, rejected, withheld, .. } = self;
+        let Self {
+            subscribed,
+            known,
+            dirty,
+            rejected,
+            withheld,
+            ..
+        } = self;
         let covered = |name: &str| {
             subscribed.contains(name) || collection_of(name).is_some_and(|collection| subscribed.contains(&collection))
         };
@@ -324,7 +340,12 @@ impl State {
             if self.covers(&name) {
                 self.rejected.insert(name.clone(), version.clone());
             }
-            outcome.nacks.push(Nack { kind, name, version, reason });
+            outcome.nacks.push(Nack {
+                kind,
+                name,
+                version,
+                reason,
+            });
         }
     }
 
@@ -359,7 +380,10 @@ impl State {
         batch: &mut Batch,
     ) {
         let mut names: BTreeSet<String> = table.under(kind, prefix).map(|(name, _)| name.clone()).collect();
-        let known = self.known.range::<str, _>((Bound::Included(prefix), Bound::Unbounded)).map(|(name, _)| name);
+        let known = self
+            .known
+            .range::<str, _>((Bound::Included(prefix), Bound::Unbounded))
+            .map(|(name, _)| name);
         names.extend(known.take_while(|n| n.starts_with(prefix)).cloned());
         for name in &names {
             self.compare(kind, name, repeat, table, features, batch);
@@ -430,7 +454,10 @@ impl State {
         let mut sent = BTreeMap::new();
         let mut resources = Vec::with_capacity(batch.resources.len());
         for (name, entry) in batch.resources {
-            let before = self.known.insert(name.clone(), entry.version.clone()).filter(|v| !v.is_empty());
+            let before = self
+                .known
+                .insert(name.clone(), entry.version.clone())
+                .filter(|v| !v.is_empty());
             sent.insert(name.clone(), (entry.version.clone(), before));
             resources.push(discovery::Resource {
                 version: entry.version.clone(),

@@ -30,7 +30,8 @@ impl Entry {
     /// A service; opaque ports need a sidecar that knows them.
     #[must_use]
     pub fn service(wire: &mesh::Service) -> Self {
-        let opaque = |p: &mesh::Port| p.protocol == mesh::Protocol::Tcp as i32 || p.protocol == mesh::Protocol::Tls as i32;
+        let opaque =
+            |p: &mesh::Port| p.protocol == mesh::Protocol::Tcp as i32 || p.protocol == mesh::Protocol::Tls as i32;
         let needs: &'static [&'static str] = if wire.ports.iter().any(opaque) {
             &[features::RESOURCES_V1, features::OPAQUE]
         } else {
@@ -121,7 +122,11 @@ impl Table {
     }
 
     /// Every resource of `kind` whose name starts with `prefix`.
-    pub fn under<'a>(&'a self, kind: ResourceType, prefix: &'a str) -> impl Iterator<Item = (&'a String, &'a Arc<Entry>)> {
+    pub fn under<'a>(
+        &'a self,
+        kind: ResourceType,
+        prefix: &'a str,
+    ) -> impl Iterator<Item = (&'a String, &'a Arc<Entry>)> {
         self.kinds.get(&kind).into_iter().flat_map(move |k| {
             k.entries
                 .range::<str, _>((Bound::Included(prefix), Bound::Unbounded))

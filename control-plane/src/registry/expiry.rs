@@ -51,8 +51,7 @@ impl Registry {
 
 impl Set {
     fn expire(&mut self, now: Millis, terms: Terms, service: &ServiceName, changes: &mut Vec<Change>) {
-        self.recent
-            .retain(|_, (lapsed_at, _)| *lapsed_at + terms.lease >= now);
+        self.recent.retain(|_, (lapsed_at, _)| *lapsed_at + terms.lease >= now);
         // An app that is unwell is not served, so its lease counts for nothing below.
         self.leases.retain(|name, lease| {
             let forgotten = !lease.served() && lease.expires <= now;

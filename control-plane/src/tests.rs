@@ -1,0 +1,4 @@
+//! The whole control plane over loopback, with real gRPC clients.
+
+mod client;
+mod protocol;

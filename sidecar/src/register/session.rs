@@ -1,7 +1,294 @@
 //! The session's loop: what changed here goes up, what is asked there is done.
 
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use outrigger_proto::features;
+use outrigger_proto::model::ResourceType;
+use outrigger_proto::wire::agent::agent_client::AgentClient;
+use outrigger_proto::wire::agent::{Answer, Applied, Check, Down, Hello, Up, answer, down::Body as DownBody, up::Body};
+use outrigger_proto::wire::mesh::{Endpoint, EndpointPort};
+use tokio::time::Instant;
+
+use super::LeaseState;
+use super::talk::{Fact, Retry, Talk};
+use crate::discover::link::{Event, Link, bounded};
+use crate::discover::status::Outcome;
+use crate::drain::Phase;
+use crate::health::{AppState, Life};
 use crate::shared::Shared;
 
+/// Before a refused registration is tried again.
+const RETRY: Duration = Duration::from_secs(3);
+/// How long `Hello` waits for the admin listener.
+const ADMIN: Duration = Duration::from_secs(1);
+
+struct Session<'a> {
+    shared: &'a Shared,
+    talk: Talk,
+    last_id: u64,
+    /// True once this stream said Hello.
+    greeted: bool,
+    renew_at: Option<Instant>,
+    retry_at: Option<Instant>,
+    applied: BTreeMap<(ResourceType, String), Outcome>,
+}
+
 pub(super) async fn run(shared: &Shared, url: &str) {
-    let _unused = (shared, url);
+    // `discover` says what is wrong with the address.
+    let Ok(channel) = shared.control_plane.channel(url) else { return };
+    let admin = admin_address(shared).await;
+    let mut link = Link::new(move |ups| {
+        let mut client = AgentClient::new(channel.clone());
+        Box::pin(bounded(async move { client.session(ups).await }))
+    });
+    let mut app = shared.app.watch();
+    let mut drain = shared.drain.watch();
+    let mut resources = shared.discovery.changes();
+    let mut session = Session {
+        shared,
+        talk: Talk::new(endpoint(shared)),
+        last_id: 0,
+        greeted: false,
+        renew_at: None,
+        retry_at: None,
+        applied: BTreeMap::new(),
+    };
+    loop {
+        // Every sender lives in `shared`, so the watches cannot end. All arms are cancel safe.
+        let said = tokio::select! {
+            _ = app.changed() => session.facts(),
+            _ = drain.changed() => session.facts(),
+            _ = resources.changed() => session.versions(),
+            () = at(session.renew_at) => session.renew(),
+            () = at(session.retry_at) => {
+                session.retry_at = None;
+                session.facts()
+            }
+            event = link.next() => match event {
+                Event::Start => session.start(&admin),
+                Event::Open => Vec::new(),
+                Event::Message(down) => session.take(down),
+                Event::End(why) => session.end(why),
+            },
+        };
+        link.send(said);
+    }
+}
+
+impl Session<'_> {
+    fn start(&mut self, admin: &str) -> Vec<Up> {
+        self.talk.restart();
+        self.applied.clear();
+        (self.last_id, self.greeted, self.renew_at, self.retry_at) = (0, true, None, None);
+        let bootstrap = &self.shared.bootstrap;
+        let hello = Body::Hello(Hello {
+            namespace: bootstrap.namespace.clone(),
+            service: bootstrap.service.clone(),
+            instance: bootstrap.instance.clone(),
+            epoch: bootstrap.epoch,
+            features: features::ALL.iter().map(|f| (*f).to_owned()).collect(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            admin: admin.into(),
+        });
+        let mut said = self.number(vec![hello]);
+        said.extend(self.facts());
+        said.extend(self.versions());
+        said
+    }
+
+    fn end(&mut self, why: String) -> Vec<Up> {
+        (self.greeted, self.renew_at, self.retry_at) = (false, None, None);
+        if matches!(self.shared.lease.now().0, LeaseState::Held | LeaseState::Asked) {
+            self.shared.lease.set(LeaseState::Disconnected, why);
+        }
+        Vec::new()
+    }
+
+    /// Says what changed of the app and of our own leaving.
+    fn facts(&mut self) -> Vec<Up> {
+        // A workload without ports only calls others: there is nothing to register.
+        if !self.greeted || self.shared.bootstrap.inbound.is_empty() {
+            return Vec::new();
+        }
+        let app = self.shared.app.now();
+        let fact = fact(&app, self.shared.drain.phase());
+        let bodies = self.talk.tell(&fact, &checks(&app));
+        for body in &bodies {
+            match body {
+                Body::Register(_) => self.shared.lease.set(LeaseState::Asked, ""),
+                Body::Health(h) if !h.healthy => self.shared.lease.set(LeaseState::Withdrawn, h.reason.clone()),
+                Body::Leaving(l) => {
+                    tracing::info!(reason = %l.reason, "leaving the registry");
+                    self.shared.lease.set(LeaseState::Withdrawn, l.reason.clone());
+                }
+                _ => {}
+            }
+        }
+        if !bodies.is_empty() {
+            self.schedule();
+        }
+        self.number(bodies)
+    }
+
+    /// Says which versions run here, once each.
+    fn versions(&mut self) -> Vec<Up> {
+        if !self.greeted {
+            return Vec::new();
+        }
+        let now = self.shared.discovery.resources();
+        let mut bodies = Vec::new();
+        for ((kind, name), outcome) in &now {
+            let before = self.applied.get(&(*kind, name.clone()));
+            if before == Some(outcome) {
+                continue;
+            }
+            let said = |version: &str, rejection: String| {
+                Body::Applied(Applied {
+                    type_url: kind.url().into(),
+                    resource: name.clone(),
+                    version: version.into(),
+                    rejection,
+                })
+            };
+            if !outcome.version.is_empty() && before.is_none_or(|b| b.version != outcome.version) {
+                bodies.push(said(&outcome.version, String::new()));
+            }
+            if let Some((version, why)) = &outcome.refused {
+                bodies.push(said(version, why.to_string()));
+            }
+        }
+        // A resource without version or refusal is one that is gone.
+        let gone = self.applied.keys().filter(|key| !now.contains_key(*key));
+        bodies.extend(gone.map(|(kind, name)| {
+            Body::Applied(Applied { type_url: kind.url().into(), resource: name.clone(), ..Default::default() })
+        }));
+        self.applied = now;
+        self.number(bodies)
+    }
+
+    fn renew(&mut self) -> Vec<Up> {
+        self.schedule();
+        self.number(vec![Talk::renew()])
+    }
+
+    fn schedule(&mut self) {
+        self.renew_at = self.talk.renewal().map(|every| Instant::now() + every);
+    }
+
+    /// Does what the control plane says.
+    fn take(&mut self, down: Down) -> Vec<Up> {
+        let answered = |result| vec![Body::Answer(Answer { of: down.id, result: Some(result) })];
+        let bodies = match down.body {
+            Some(DownBody::Welcome(welcome)) => {
+                tracing::info!(version = %welcome.control_plane_version, "the control plane welcomes this sidecar");
+                Vec::new()
+            }
+            Some(DownBody::Registered(registered)) => {
+                let before = self.shared.lease.now().0;
+                let state = self.talk.registered(Duration::from_millis(u64::from(registered.lease_ms)));
+                if state == LeaseState::Held {
+                    if before != LeaseState::Held {
+                        tracing::info!(lease_ms = registered.lease_ms, "registered");
+                    }
+                    self.shared.lease.set(state, "");
+                }
+                // A renewal answered is the moment from which the next third counts.
+                self.schedule();
+                Vec::new()
+            }
+            Some(DownBody::Refused(refused)) => return self.refused(refused.reason),
+            // Nothing that we ask is answered this way yet.
+            Some(DownBody::Answer(_)) => Vec::new(),
+            Some(DownBody::DrainNow(_)) => {
+                tracing::info!("the control plane asks this sidecar to drain");
+                self.shared.drain_requested.notify_one();
+                answered(answer::Result::Done(true))
+            }
+            None => answered(answer::Result::Unsupported("this sidecar does not know that message".into())),
+        };
+        self.number(bodies)
+    }
+
+    fn refused(&mut self, reason: String) -> Vec<Up> {
+        match self.talk.refused() {
+            Retry::Now => self.facts(),
+            Retry::Later => {
+                if self.shared.lease.now().0 != LeaseState::Refused {
+                    tracing::warn!(%reason, "the control plane refused the registration");
+                }
+                self.shared.lease.set(LeaseState::Refused, reason);
+                self.renew_at = None;
+                self.retry_at = Some(Instant::now() + RETRY);
+                Vec::new()
+            }
+            Retry::Never => {
+                self.renew_at = None;
+                Vec::new()
+            }
+        }
+    }
+
+    fn number(&mut self, bodies: Vec<Body>) -> Vec<Up> {
+        bodies
+            .into_iter()
+            .map(|body| {
+                self.last_id += 1;
+                Up { id: self.last_id, body: Some(body) }
+            })
+            .collect()
+    }
+}
+
+fn fact(app: &AppState, phase: Phase) -> Fact {
+    if phase >= Phase::Leaving {
+        return Fact::Leaving("the sidecar drains".into());
+    }
+    match app.life {
+        Life::Starting => Fact::Starting,
+        Life::Well => Fact::Well,
+        Life::Failing => Fact::Failing(app.reason.clone()),
+        Life::Exited => Fact::Leaving(app.reason.clone()),
+    }
+}
+
+fn checks(app: &AppState) -> Vec<Check> {
+    app.dependencies.iter().map(|c| Check { name: c.name.clone(), ok: c.ok, reason: c.reason.clone() }).collect()
+}
+
+/// What is registered: where callers find the sidecar, under the app's port names.
+fn endpoint(shared: &Shared) -> Endpoint {
+    let bootstrap = &shared.bootstrap;
+    Endpoint {
+        name: format!("{}/{}", shared.name, bootstrap.instance),
+        address: bootstrap.address.to_string(),
+        ports: bootstrap
+            .inbound
+            .iter()
+            .map(|i| EndpointPort { name: i.name.clone(), port: u32::from(i.listen.port()) })
+            .collect(),
+        epoch: bootstrap.epoch,
+        labels: bootstrap.labels.clone(),
+        weight: bootstrap.weight,
+        capabilities: features::ALL.iter().map(|f| (*f).to_owned()).collect(),
+        meshed: true,
+    }
+}
+
+/// Where the admin listener is, once it is bound.
+async fn admin_address(shared: &Shared) -> String {
+    let mut admin = shared.admin.subscribe();
+    let bound = tokio::time::timeout(ADMIN, admin.wait_for(Option::is_some)).await;
+    match bound.ok().and_then(Result::ok).and_then(|a| *a) {
+        Some(address) => address.to_string(),
+        None if shared.bootstrap.admin.port() != 0 => shared.bootstrap.admin.to_string(),
+        None => String::new(),
+    }
+}
+
+async fn at(when: Option<Instant>) {
+    match when {
+        Some(when) => tokio::time::sleep_until(when).await,
+        None => std::future::pending().await,
+    }
 }

@@ -1,0 +1,53 @@
+//! Every scenario, one file a topic; a file that is not listed here fails `structure::no_forgotten_file`.
+//!
+//! `--list` names the tests; a name or a part of it runs those alone. The judges need the tools
+//! that `tests/run` installs; a missing tool is a failure, never a skip.
+#![allow(
+    clippy::print_stdout,
+    clippy::expect_used,
+    clippy::string_slice,
+    clippy::large_futures,
+    reason = "a test prints, panics with a text, knows its strings, and runs once"
+)]
+
+mod cancel;
+mod drain;
+mod failure;
+mod http1;
+mod http2;
+mod judges;
+mod memory;
+mod observe;
+mod proxy;
+mod smuggling;
+mod structure;
+mod tcp;
+mod upgrade;
+
+use libtest_mimic::Arguments;
+
+fn main() {
+    let mut arguments = Arguments::from_args();
+    // Each test starts several programs; more at once would measure the machine.
+    arguments.test_threads.get_or_insert(3);
+    let tests = [
+        structure::tests(),
+        http1::tests(),
+        http2::tests(),
+        upgrade::tests(),
+        tcp::tests(),
+        proxy::tests(),
+        failure::tests(),
+        cancel::tests(),
+        smuggling::tests(),
+        drain::tests(),
+        observe::tests(),
+        memory::tests(),
+        judges::tests(),
+    ];
+    let conclusion = libtest_mimic::run(&arguments, tests.into_iter().flatten().collect());
+    for figure in outrigger_tests::world::figures() {
+        println!("figure: {figure}");
+    }
+    conclusion.exit();
+}

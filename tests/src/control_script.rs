@@ -1,0 +1,1 @@
+//! A control plane that sends what a real one never would.

@@ -1,0 +1,355 @@
+//! Sidecars in static mode: an inbound one before every app, one caller that knows them all.
+//!
+//! ```text
+//! test -> caller sidecar -> inbound sidecar -> app
+//! ```
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::{Value, json};
+
+use crate::client;
+use crate::http1::Head;
+use crate::process::{Process, accepts};
+use crate::world::World;
+use crate::{ports, wait};
+
+/// What a mesh will be.
+#[derive(Debug, Default)]
+pub struct Plan {
+    services: Vec<Spec>,
+    ghosts: Vec<String>,
+    caller: Value,
+    inbound: Value,
+    access_log: bool,
+}
+
+#[derive(Debug)]
+struct Spec {
+    name: String,
+    protocol: String,
+    apps: Vec<SocketAddr>,
+    timeout_ms: u32,
+    bare: bool,
+}
+
+/// A running mesh.
+#[derive(Debug)]
+pub struct Mesh {
+    /// The sidecar beside the calling app, which is the test.
+    pub caller: Sidecar,
+    inbound: HashMap<(String, usize), Sidecar>,
+    outbound: HashMap<String, SocketAddr>,
+    proxy: SocketAddr,
+}
+
+/// A running sidecar.
+#[derive(Debug)]
+pub struct Sidecar {
+    /// The program.
+    pub process: Process,
+    /// Its admin listener.
+    pub admin: SocketAddr,
+    /// Its first listener: for an inbound sidecar where callers connect.
+    pub listen: SocketAddr,
+}
+
+impl Plan {
+    /// A service whose every app gets an inbound sidecar.
+    #[must_use]
+    pub fn service(mut self, name: &str, protocol: &str, apps: &[SocketAddr]) -> Self {
+        self.services.push(Spec {
+            name: name.to_owned(),
+            protocol: protocol.to_owned(),
+            apps: apps.to_vec(),
+            timeout_ms: 0,
+            bare: false,
+        });
+        self
+    }
+
+    /// A service whose endpoints are the apps themselves, without sidecars.
+    #[must_use]
+    pub fn bare_service(self, name: &str, protocol: &str, apps: &[SocketAddr]) -> Self {
+        let mut plan = self.service(name, protocol, apps);
+        if let Some(last) = plan.services.last_mut() {
+            last.bare = true;
+        }
+        plan
+    }
+
+    /// The request deadline of the service named last.
+    #[must_use]
+    pub fn timeout_ms(mut self, ms: u32) -> Self {
+        if let Some(last) = self.services.last_mut() {
+            last.timeout_ms = ms;
+        }
+        self
+    }
+
+    /// A listener to a service that the mesh does not know.
+    #[must_use]
+    pub fn ghost(mut self, name: &str) -> Self {
+        self.ghosts.push(name.to_owned());
+        self
+    }
+
+    /// Settings of the caller's own `Proxy` resource, for example `external`.
+    #[must_use]
+    pub fn caller(mut self, proxy: Value) -> Self {
+        self.caller = proxy;
+        self
+    }
+
+    /// Settings of every inbound sidecar's `Proxy` resource.
+    #[must_use]
+    pub fn inbound(mut self, proxy: Value) -> Self {
+        self.inbound = proxy;
+        self
+    }
+
+    /// Has every sidecar print JSON lines about its requests.
+    #[must_use]
+    pub fn access_log(mut self) -> Self {
+        self.access_log = true;
+        self
+    }
+
+    /// Starts everything and waits until it accepts.
+    ///
+    /// # Errors
+    /// When a program does not come up.
+    pub async fn start(self, world: &World) -> Result<Mesh> {
+        let (mut inbound, mut outbound) = (HashMap::new(), HashMap::new());
+        let (mut services, mut endpoints, mut listeners) = (Vec::new(), Vec::new(), Vec::new());
+        for spec in &self.services {
+            services.push(json!({
+                "name": format!("default/{}", spec.name),
+                "ports": [{"name": PORT, "protocol": spec.protocol}],
+                "timeout_ms": spec.timeout_ms,
+            }));
+            let listen = ports::free()?;
+            listeners.push(json!({"service": spec.name, "port": PORT, "listen": listen}));
+            outbound.insert(spec.name.clone(), listen);
+            for (i, app) in spec.apps.iter().enumerate() {
+                let dial = if spec.bare {
+                    *app
+                } else {
+                    let sidecar = self.start_inbound(world, spec, i, *app)?;
+                    let listen = sidecar.listen;
+                    inbound.insert((spec.name.clone(), i), sidecar);
+                    listen
+                };
+                endpoints.push(endpoint(&spec.name, i, dial, !spec.bare));
+            }
+        }
+        for ghost in &self.ghosts {
+            let listen = ports::free()?;
+            listeners.push(json!({"service": ghost, "listen": listen}));
+            outbound.insert(ghost.clone(), listen);
+        }
+        let proxy = ports::free()?;
+        let config = json!({
+            "service": "caller",
+            "instance": "caller-0",
+            "admin": ports::free()?,
+            "outbound": listeners,
+            "http_proxy": proxy,
+            "resources": {
+                "proxy": own("caller", &self.caller),
+                "services": services,
+                "endpoints": endpoints,
+            },
+        });
+        let caller = start(world, "caller", config, proxy, self.access_log)?;
+        let mut mesh = Mesh {
+            caller,
+            inbound,
+            outbound,
+            proxy,
+        };
+        mesh.ready().await?;
+        Ok(mesh)
+    }
+
+    fn start_inbound(&self, world: &World, spec: &Spec, i: usize, app: SocketAddr) -> Result<Sidecar> {
+        let listen = ports::free()?;
+        let name = format!("{}-{i}", spec.name);
+        let config = json!({
+            "service": spec.name,
+            "instance": name,
+            "admin": ports::free()?,
+            "inbound": [{"name": PORT, "protocol": spec.protocol, "listen": listen, "app": app}],
+            "resources": {
+                "proxy": own(&spec.name, &self.inbound),
+                "services": [{
+                    "name": format!("default/{}", spec.name),
+                    "ports": [{"name": PORT, "protocol": spec.protocol}],
+                    "timeout_ms": spec.timeout_ms,
+                }],
+            },
+        });
+        start(world, &name, config, listen, self.access_log)
+    }
+}
+
+impl Mesh {
+    /// Where the calling app reaches `service`.
+    ///
+    /// # Errors
+    /// When the plan has no such service.
+    pub fn to(&self, service: &str) -> Result<SocketAddr> {
+        self.outbound
+            .get(service)
+            .copied()
+            .with_context(|| format!("no service {service}"))
+    }
+
+    /// The calling app's `HTTP_PROXY`.
+    #[must_use]
+    pub fn proxy(&self) -> SocketAddr {
+        self.proxy
+    }
+
+    /// The sidecar before the `i`th app of `service`.
+    ///
+    /// # Errors
+    /// When the plan has none.
+    pub fn inbound(&mut self, service: &str, i: usize) -> Result<&mut Sidecar> {
+        self.inbound
+            .get_mut(&(service.to_owned(), i))
+            .with_context(|| format!("no sidecar {service}-{i}"))
+    }
+
+    /// Fails when any sidecar is gone or panicked: a test that ends well leaves all of them well.
+    ///
+    /// # Errors
+    /// When one is not, with its output.
+    pub fn check_well(&mut self) -> Result<()> {
+        self.caller.check_well()?;
+        self.inbound.values_mut().try_for_each(Sidecar::check_well)
+    }
+
+    async fn ready(&mut self) -> Result<()> {
+        for addr in self.outbound.values() {
+            self.caller.process.check_alive()?;
+            accepts(*addr).await?;
+        }
+        self.caller.ready().await?;
+        for sidecar in self.inbound.values_mut() {
+            sidecar.ready().await?;
+        }
+        Ok(())
+    }
+}
+
+impl Sidecar {
+    /// `GET path` on the admin listener.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub async fn admin(&self, path: &str) -> Result<client::Answer> {
+        client::get(self.admin, path).await
+    }
+
+    /// The JSON of `/stats`.
+    ///
+    /// # Errors
+    /// When it does not answer 200 with JSON.
+    pub async fn stats(&self) -> Result<Value> {
+        client::get_ok(self.admin, "/stats").await?.json()
+    }
+
+    /// The text of `/metrics`.
+    ///
+    /// # Errors
+    /// When it does not answer 200.
+    pub async fn metrics(&self) -> Result<String> {
+        Ok(client::get_ok(self.admin, "/metrics").await?.text())
+    }
+
+    /// Fails when the program is gone or a task of it panicked.
+    ///
+    /// # Errors
+    /// When it is not well, with its output.
+    pub fn check_well(&mut self) -> Result<()> {
+        self.process.check_alive()?;
+        let output = self.process.output();
+        ensure!(!output.contains("panicked at"), "a task panicked:\n{output}");
+        Ok(())
+    }
+
+    /// Waits until the sidecar is up; an app that is down does not matter.
+    ///
+    /// # Errors
+    /// When it ends or never answers.
+    pub async fn ready(&mut self) -> Result<()> {
+        let admin = self.admin;
+        let end = tokio::time::Instant::now() + wait::SOON;
+        loop {
+            self.process.check_alive()?;
+            if client::get(admin, "/livez").await.is_ok_and(|a| a.status() == 200) {
+                break;
+            }
+            ensure!(tokio::time::Instant::now() < end, "{admin}/livez never answered 200");
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+        accepts(self.listen).await
+    }
+}
+
+/// Writes `config` and starts a sidecar with it.
+///
+/// # Errors
+/// When it cannot be started.
+pub fn start(world: &World, name: &str, mut config: Value, listen: SocketAddr, access_log: bool) -> Result<Sidecar> {
+    if access_log {
+        config["access_log"] = json!("-");
+    }
+    let admin = config["admin"].as_str().context("admin")?.parse()?;
+    let path = world.write(&format!("{name}.yaml"), &serde_json::to_string_pretty(&config)?)?;
+    let mut command = world.program("outrigger-sidecar")?;
+    command.arg("--config").arg(path);
+    Ok(Sidecar {
+        process: world.spawn(name, command)?,
+        admin,
+        listen,
+    })
+}
+
+/// One endpoint resource.
+#[must_use]
+pub fn endpoint(service: &str, i: usize, at: SocketAddr, meshed: bool) -> Value {
+    let capabilities: &[&str] = if meshed { outrigger_proto::features::ALL } else { &[] };
+    json!({
+        "name": format!("default/{service}/{service}-{i}"),
+        "address": at.ip(),
+        "ports": [{"name": PORT, "port": at.port()}],
+        "epoch": 1,
+        "capabilities": capabilities,
+        "meshed": meshed,
+    })
+}
+
+fn own(name: &str, settings: &Value) -> Value {
+    let mut proxy = if settings.is_object() { settings.clone() } else { json!({}) };
+    proxy["name"] = json!(format!("default/{name}"));
+    proxy
+}
+
+/// Checks that an app saw `name: value` and returns nothing else.
+///
+/// # Errors
+/// When it did not.
+pub fn saw(head: &Head, name: &str, value: &str) -> Result<()> {
+    ensure!(
+        head.all(name).any(|v| v == value),
+        "the app did not see `{name}: {value}`, but {head:?}"
+    );
+    Ok(())
+}
+
+/// The name of every service's one port.
+pub const PORT: &str = "main";

@@ -1,0 +1,70 @@
+//! Turns async functions of a [`World`] into tests; a failure shows the ends of all logs.
+
+use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Result, anyhow};
+use libtest_mimic::{Failed, Trial};
+
+use crate::World;
+
+/// How long one scenario may take, judges apart.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// A test called `room::name`.
+pub fn scenario<F, Fut>(room: &str, name: &str, body: F) -> Trial
+where
+    F: FnOnce(Arc<World>) -> Fut + Send + 'static,
+    Fut: Future<Output = Result<()>>,
+{
+    patient(room, name, PATIENCE, body)
+}
+
+/// A [`scenario`] with a patience of its own.
+pub fn patient<F, Fut>(room: &str, name: &str, patience: Duration, body: F) -> Trial
+where
+    F: FnOnce(Arc<World>) -> Fut + Send + 'static,
+    Fut: Future<Output = Result<()>>,
+{
+    let room = room.rsplit("::").next().unwrap_or(room);
+    Trial::test(format!("{room}::{name}"), move || run(patience, body))
+}
+
+fn run<F, Fut>(patience: Duration, body: F) -> Result<(), Failed>
+where
+    F: FnOnce(Arc<World>) -> Fut,
+    Fut: Future<Output = Result<()>>,
+{
+    let world = Arc::new(World::new()?);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()?;
+    let inner = Arc::clone(&world);
+    let result = catch_unwind(AssertUnwindSafe(|| {
+        runtime.block_on(async {
+            tokio::time::timeout(patience, body(inner))
+                .await
+                .unwrap_or_else(|_| Err(anyhow!("not done after {patience:?}")))
+        })
+    }))
+    .unwrap_or_else(|panic| {
+        let text = panic
+            .downcast_ref::<String>()
+            .cloned()
+            .or_else(|| panic.downcast_ref::<&str>().map(|s| (*s).to_owned()));
+        Err(anyhow!("panicked: {}", text.unwrap_or_default()))
+    });
+    runtime.shutdown_background();
+    result.map_err(|error| Failed::from(format!("{error:?}\n{}", world.logs())))
+}
+
+/// Lists a file's scenarios: `scenarios![a, b, c]`.
+#[macro_export]
+macro_rules! scenarios {
+    ($($name:ident),* $(,)?) => {
+        vec![$($crate::runner::scenario(module_path!(), stringify!($name), $name)),*]
+    };
+}

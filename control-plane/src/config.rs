@@ -142,13 +142,20 @@ pub struct Location {
 /// # Errors
 /// Everything that is wrong with it, or why it cannot be read.
 pub fn load(path: &Path) -> Result<Mesh, ConfigErrors> {
-    let file = if path.is_dir() { path.join(FILE) } else { path.to_path_buf() };
+    let file = if path.is_dir() {
+        path.join(FILE)
+    } else {
+        path.to_path_buf()
+    };
     let shown = file.display().to_string();
     let text = std::fs::read(&file)
         .map_err(|error| ConfigErrors::unreadable(&shown, &error.to_string()))
         .and_then(|bytes| {
             String::from_utf8(bytes).map_err(|error| {
-                ConfigErrors::unreadable(&shown, &format!("not UTF-8 from byte {}", error.utf8_error().valid_up_to()))
+                ConfigErrors::unreadable(
+                    &shown,
+                    &format!("not UTF-8 from byte {}", error.utf8_error().valid_up_to()),
+                )
             })
         })?;
     let absolute = std::path::absolute(&file).unwrap_or(file);

@@ -45,7 +45,9 @@ pub(super) fn check(node: &Node, schema: &Value, path: &str, report: &mut Report
 }
 
 fn map(node: &Node, schema: &Value, path: &str, report: &mut Report) -> Map<String, Value> {
-    let Kind::Map(entries) = &node.kind else { return Map::new() };
+    let Kind::Map(entries) = &node.kind else {
+        return Map::new();
+    };
     let known = schema.get("properties").and_then(Value::as_object);
     let free = schema.get("additionalProperties").filter(|inner| inner.is_object());
     let mut seen: Vec<(&str, &Span)> = Vec::new();
@@ -57,7 +59,11 @@ fn map(node: &Node, schema: &Value, path: &str, report: &mut Report) -> Map<Stri
             continue;
         }
         seen.push((&key.text, &key.span));
-        let inner_path = if path.is_empty() { key.text.clone() } else { format!("{path}.{}", key.text) };
+        let inner_path = if path.is_empty() {
+            key.text.clone()
+        } else {
+            format!("{path}.{}", key.text)
+        };
         match (known.and_then(|known| known.get(&key.text)), free) {
             (Some(inner), _) | (None, Some(inner)) => {
                 if let Some(value) = check(value, inner, &inner_path, report) {
@@ -66,33 +72,41 @@ fn map(node: &Node, schema: &Value, path: &str, report: &mut Report) -> Map<Stri
             }
             (None, None) => {
                 let names = || known.into_iter().flat_map(Map::keys).map(String::as_str);
-                let help = did_you_mean(&key.text, names()).unwrap_or_else(|| {
-                    format!("known here: {}", names().collect::<Vec<_>>().join(", "))
-                });
-                let place = if path.is_empty() { String::new() } else { format!(" in `{path}`") };
+                let help = did_you_mean(&key.text, names())
+                    .unwrap_or_else(|| format!("known here: {}", names().collect::<Vec<_>>().join(", ")));
+                let place = if path.is_empty() {
+                    String::new()
+                } else {
+                    format!(" in `{path}`")
+                };
                 let error = report.error(&key.span, format!("unknown key `{}`{place}", key.text));
                 report.push(error.label("not known").help(help));
             }
         }
     }
-    for required in schema.get("required").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str) {
-        let given = entries.iter().any(|(key, value)| key.text == required && !value.is_null());
+    for required in schema
+        .get("required")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+    {
+        let given = entries
+            .iter()
+            .any(|(key, value)| key.text == required && !value.is_null());
         if !given {
-            let place = if path.is_empty() { String::new() } else { format!(" in `{path}`") };
+            let place = if path.is_empty() {
+                String::new()
+            } else {
+                format!(" in `{path}`")
+            };
             report.at(&node.span, format!("`{required}` is missing{place}"));
         }
     }
     out
 }
 
-fn scalar(
-    node: &Node,
-    text: &str,
-    meaning: Scalar,
-    schema: &Value,
-    path: &str,
-    report: &mut Report,
-) -> Option<Value> {
+fn scalar(node: &Node, text: &str, meaning: Scalar, schema: &Value, path: &str, report: &mut Report) -> Option<Value> {
     if let Some(words) = schema.get("enum").and_then(Value::as_array) {
         if words.iter().any(|word| word.as_str() == Some(text)) {
             return Some(Value::String(text.to_owned()));
@@ -109,7 +123,10 @@ fn scalar(
         Scalar::Bool(value) => Some(Value::Bool(value)),
         Scalar::Int(value) => {
             let bound = |name: &str| schema.get(name).and_then(Value::as_f64).map(|n| n as i64);
-            let (min, max) = (bound("minimum").unwrap_or(0), bound("maximum").unwrap_or(i64::from(u32::MAX)));
+            let (min, max) = (
+                bound("minimum").unwrap_or(0),
+                bound("maximum").unwrap_or(i64::from(u32::MAX)),
+            );
             if (min..=max).contains(&value) {
                 return Some(Value::from(value));
             }

@@ -53,8 +53,12 @@ pub fn explain(path: &str) -> Result<Explanation, String> {
         return Ok(found.clone());
     }
     let names: Vec<String> = all.iter().map(|field| normal(&field.field)).collect();
-    let near = closest(&wanted, names.iter().map(String::as_str))
-        .or_else(|| names.iter().map(String::as_str).find(|name| name.rsplit('.').next() == Some(wanted.as_str())));
+    let near = closest(&wanted, names.iter().map(String::as_str)).or_else(|| {
+        names
+            .iter()
+            .map(String::as_str)
+            .find(|name| name.rsplit('.').next() == Some(wanted.as_str()))
+    });
     Err(match near {
         Some(name) => format!("no field `{path}`; did you mean `{name}`?"),
         None => format!("no field `{path}`; `outrigger config explain` lists all"),
@@ -84,7 +88,11 @@ pub(super) fn definition(name: &str) -> &'static Value {
 
 /// Follows a `$ref`, and `anyOf: [x, null]` of an optional part.
 pub(super) fn resolve(schema: &Value) -> &Value {
-    if let Some(name) = schema.get("$ref").and_then(Value::as_str).and_then(|r| r.rsplit('/').next()) {
+    if let Some(name) = schema
+        .get("$ref")
+        .and_then(Value::as_str)
+        .and_then(|r| r.rsplit('/').next())
+    {
         return DEFS.get(name).map_or(schema, resolve);
     }
     if let Some([one, null]) = schema.get("anyOf").and_then(Value::as_array).map(Vec::as_slice)
@@ -104,7 +112,12 @@ static DEFS: LazyLock<Map<String, Value>> = LazyLock::new(|| {
 
 /// `defaults` has no docs of its own: a field there means what it means in a service. Standard `default` is for editors.
 fn rewrite_defaults(def: &mut Value) {
-    for property in def.get_mut("properties").and_then(Value::as_object_mut).into_iter().flat_map(Map::values_mut) {
+    for property in def
+        .get_mut("properties")
+        .and_then(Value::as_object_mut)
+        .into_iter()
+        .flat_map(Map::values_mut)
+    {
         if let Some(default) = property.get("x-default").cloned()
             && let Some(object) = property.as_object_mut()
         {
@@ -120,14 +133,28 @@ fn rewrite_defaults(def: &mut Value) {
 fn walk(schema: &Value, prefix: &str, out: &mut Vec<Explanation>) {
     let properties = resolve(schema).get("properties").and_then(Value::as_object);
     for (name, property) in properties.into_iter().flatten() {
-        let field = if prefix.is_empty() { name.clone() } else { format!("{prefix}.{name}") };
+        let field = if prefix.is_empty() {
+            name.clone()
+        } else {
+            format!("{prefix}.{name}")
+        };
         let inner = resolve(property);
         // A field of `defaults` is documented where it belongs to.
-        let documented = field.strip_prefix("defaults.").map_or(property, |own| find("ServiceDocument", own));
-        let word = |key: &str| documented.get(key).and_then(Value::as_str).map(|text| text.replace('\n', " "));
+        let documented = field
+            .strip_prefix("defaults.")
+            .map_or(property, |own| find("ServiceDocument", own));
+        let word = |key: &str| {
+            documented
+                .get(key)
+                .and_then(Value::as_str)
+                .map(|text| text.replace('\n', " "))
+        };
         out.push(Explanation {
             meaning: match field.starts_with("defaults.") {
-                true => format!("For every service that says nothing itself: {}", word("description").unwrap_or_default()),
+                true => format!(
+                    "For every service that says nothing itself: {}",
+                    word("description").unwrap_or_default()
+                ),
                 false => word("description").unwrap_or_default(),
             },
             kind: kind(documented),
@@ -138,7 +165,11 @@ fn walk(schema: &Value, prefix: &str, out: &mut Vec<Explanation>) {
         if inner.get("properties").is_some() {
             walk(inner, &field, out);
         }
-        if let Some(items) = inner.get("items").map(resolve).filter(|items| items.get("properties").is_some()) {
+        if let Some(items) = inner
+            .get("items")
+            .map(resolve)
+            .filter(|items| items.get("properties").is_some())
+        {
             walk(items, &format!("{field}[]"), out);
         }
     }
@@ -147,7 +178,10 @@ fn walk(schema: &Value, prefix: &str, out: &mut Vec<Explanation>) {
 fn find(document: &str, path: &str) -> &'static Value {
     let mut schema = definition(document);
     for part in path.split('.') {
-        schema = resolve(schema).get("properties").and_then(|p| p.get(part)).unwrap_or(&Value::Null);
+        schema = resolve(schema)
+            .get("properties")
+            .and_then(|p| p.get(part))
+            .unwrap_or(&Value::Null);
     }
     schema
 }
@@ -155,7 +189,10 @@ fn find(document: &str, path: &str) -> &'static Value {
 fn kind(schema: &Value) -> String {
     let words = expected(schema);
     let schema = resolve(schema);
-    match (schema.get("minimum").and_then(Value::as_f64), schema.get("maximum").and_then(Value::as_f64)) {
+    match (
+        schema.get("minimum").and_then(Value::as_f64),
+        schema.get("maximum").and_then(Value::as_f64),
+    ) {
         (Some(min), Some(max)) => format!("{words}, {min} to {max}"),
         _ => words,
     }
@@ -174,5 +211,8 @@ fn set_by(field: &str) -> &'static str {
 }
 
 fn normal(path: &str) -> String {
-    path.split('.').map(|part| part.split('[').next().unwrap_or_default()).collect::<Vec<_>>().join(".")
+    path.split('.')
+        .map(|part| part.split('[').next().unwrap_or_default())
+        .collect::<Vec<_>>()
+        .join(".")
 }

@@ -91,7 +91,13 @@ impl Node {
 
 /// Reads every document; those before a mistake are kept.
 pub(super) fn read(text: &str) -> (Vec<Node>, Option<Malformed>) {
-    let mut builder = Builder { text, documents: Vec::new(), open: Vec::new(), anchors: HashMap::new(), nodes: 0 };
+    let mut builder = Builder {
+        text,
+        documents: Vec::new(),
+        open: Vec::new(),
+        anchors: HashMap::new(),
+        nodes: 0,
+    };
     for next in Parser::new_from_str(text) {
         let step = match next {
             Ok((event, span)) => builder.event(event, &span),
@@ -139,8 +145,15 @@ impl Builder<'_> {
                 if let Some(tag) = tag {
                     return Err(malformed(&span, format!("the tag `{tag}` is not supported")));
                 }
-                let meaning = if style == ScalarStyle::Plain { meaning(&value) } else { Scalar::Text };
-                let node = Node { span, kind: Kind::Scalar(value.into_owned(), meaning) };
+                let meaning = if style == ScalarStyle::Plain {
+                    meaning(&value)
+                } else {
+                    Scalar::Text
+                };
+                let node = Node {
+                    span,
+                    kind: Kind::Scalar(value.into_owned(), meaning),
+                };
                 self.add(node, anchor, 1)
             }
             Event::SequenceStart(_, anchor, tag) => {
@@ -171,12 +184,23 @@ impl Builder<'_> {
         if let Some(tag) = tag {
             return Err(malformed(&span, format!("the tag `{tag}` is not supported")));
         }
-        self.open.push(Open { span, anchor, nodes_before: self.nodes, items });
+        self.open.push(Open {
+            span,
+            anchor,
+            nodes_before: self.nodes,
+            items,
+        });
         Ok(())
     }
 
     fn end(&mut self, end: &Span) -> Result<(), Malformed> {
-        let Some(Open { mut span, anchor, nodes_before, items }) = self.open.pop() else {
+        let Some(Open {
+            mut span,
+            anchor,
+            nodes_before,
+            items,
+        }) = self.open.pop()
+        else {
             return Ok(());
         };
         // A block collection's end is the next token's start; white space before it is not part of it.
@@ -197,7 +221,10 @@ impl Builder<'_> {
     fn add(&mut self, node: Node, anchor: usize, size: usize) -> Result<(), Malformed> {
         self.nodes = self.nodes.saturating_add(size);
         if self.nodes > MAX_NODES {
-            return Err(malformed(&node.span, format!("too large: more than {MAX_NODES} values")));
+            return Err(malformed(
+                &node.span,
+                format!("too large: more than {MAX_NODES} values"),
+            ));
         }
         if anchor != 0 {
             self.anchors.insert(anchor, (node.clone(), size));
@@ -207,7 +234,13 @@ impl Builder<'_> {
             Some(Items::List(items)) => items.push(node),
             Some(Items::Map(entries, waiting)) => match (waiting.take(), node) {
                 (Some(key), node) => entries.push((key, node)),
-                (None, Node { span, kind: Kind::Scalar(text, _) }) => *waiting = Some(Key { text, span }),
+                (
+                    None,
+                    Node {
+                        span,
+                        kind: Kind::Scalar(text, _),
+                    },
+                ) => *waiting = Some(Key { text, span }),
                 (None, node) => return Err(malformed(&node.span, "a key must be a word".to_owned())),
             },
         }
@@ -217,21 +250,31 @@ impl Builder<'_> {
     fn span(&self, span: &yaml::Span) -> Span {
         let from = point(self.text, &span.start);
         let to = point(self.text, &span.end).bytes.start;
-        Span { bytes: from.bytes.start..to.max(from.bytes.start), ..from }
+        Span {
+            bytes: from.bytes.start..to.max(from.bytes.start),
+            ..from
+        }
     }
 }
 
 fn malformed(span: &Span, message: String) -> Malformed {
-    Malformed { span: span.clone(), message }
+    Malformed {
+        span: span.clone(),
+        message,
+    }
 }
 
 /// The parser's place in bytes; snapped to a character, since a report must never panic on the way out.
 fn point(text: &str, marker: &yaml::Marker) -> Span {
-    let byte = marker.byte_offset().unwrap_or_else(|| {
-        text.char_indices().nth(marker.index()).map_or(text.len(), |(at, _)| at)
-    });
+    let byte = marker
+        .byte_offset()
+        .unwrap_or_else(|| text.char_indices().nth(marker.index()).map_or(text.len(), |(at, _)| at));
     let at = text.floor_char_boundary(byte.min(text.len()));
-    Span { bytes: at..at, line: marker.line().max(1), column: marker.col() + 1 }
+    Span {
+        bytes: at..at,
+        line: marker.line().max(1),
+        column: marker.col() + 1,
+    }
 }
 
 /// YAML 1.2's core schema (§10.3.2), without octal and special floats.
@@ -243,7 +286,11 @@ fn meaning(text: &str) -> Scalar {
         _ => text.parse::<i64>().map_or_else(
             |_| {
                 let numeric = text.starts_with(|c: char| c.is_ascii_digit() || matches!(c, '-' | '+' | '.'));
-                if numeric && text.parse::<f64>().is_ok() { Scalar::Float } else { Scalar::Text }
+                if numeric && text.parse::<f64>().is_ok() {
+                    Scalar::Float
+                } else {
+                    Scalar::Text
+                }
             },
             Scalar::Int,
         ),

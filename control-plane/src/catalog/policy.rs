@@ -1,0 +1,117 @@
+//! A service's document in the words of the wire.
+//!
+//! Defaults are written out: what a sidecar does must not depend on which version's built-in numbers it carries.
+
+use std::time::Duration;
+
+use outrigger_proto::model::{AccessLog, Balance, Dependency, DependencyCheck, External, Health, Probe, Protocol};
+use outrigger_proto::wire::mesh as wire;
+
+use crate::config::ServiceDoc;
+
+/// What the service's own sidecars do.
+pub(super) fn proxy(document: &ServiceDoc) -> wire::Proxy {
+    let limits = &document.limits;
+    let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+    wire::Proxy {
+        name: document.name.to_string(),
+        health: Some(health(&document.health)),
+        calls: document.calls.iter().map(ToString::to_string).collect(),
+        external: Some(external(&document.external)),
+        limits: Some(wire::Limits {
+            max_connections: count(limits.max_connections),
+            max_header_bytes: count(limits.max_header_bytes),
+            max_headers: count(limits.max_headers),
+            header_timeout_ms: millis(limits.header_timeout),
+            idle_timeout_ms: millis(limits.idle_timeout),
+            max_connection_age_ms: millis(limits.max_connection_age),
+        }),
+        drain: Some(wire::Drain {
+            delay_ms: millis(document.drain.delay),
+            deadline_ms: millis(document.drain.deadline),
+        }),
+        access_log: match document.access_log {
+            AccessLog::Off => wire::AccessLog::Off,
+            AccessLog::Json => wire::AccessLog::Json,
+        } as i32,
+        depends: document.depends.iter().map(dependency).collect(),
+    }
+}
+
+/// What callers need to know.
+pub(super) fn service(document: &ServiceDoc) -> wire::Service {
+    let port = |port: &crate::config::PortDoc| wire::Port {
+        name: port.name.clone(),
+        protocol: match port.protocol {
+            Protocol::Auto => wire::Protocol::Auto,
+            Protocol::Http => wire::Protocol::Http,
+            Protocol::Http2 => wire::Protocol::Http2,
+            Protocol::Grpc => wire::Protocol::Grpc,
+            Protocol::Tcp => wire::Protocol::Tcp,
+            Protocol::Tls => wire::Protocol::Tls,
+        } as i32,
+    };
+    wire::Service {
+        name: document.name.to_string(),
+        ports: document.ports.iter().map(port).collect(),
+        timeout_ms: document.timeout.map_or(0, millis),
+        connect_timeout_ms: millis(document.connect_timeout),
+        balance: match document.balance {
+            Balance::P2cPeakEwma => wire::Balance::P2cPeakEwma,
+        } as i32,
+    }
+}
+
+fn health(health: &Health) -> wire::Health {
+    let port = |port: &Option<String>| port.clone().unwrap_or_default();
+    wire::Health {
+        probe: Some(match &health.probe {
+            Probe::Http { path, port: name } => wire::health::Probe::Http(wire::HttpProbe {
+                path: path.clone(),
+                port: port(name),
+            }),
+            Probe::Grpc { service, port: name } => wire::health::Probe::Grpc(wire::GrpcProbe {
+                service: service.clone(),
+                port: port(name),
+            }),
+            Probe::Tcp { port: name } => wire::health::Probe::Tcp(wire::TcpProbe { port: port(name) }),
+            Probe::Exec { command } => wire::health::Probe::Exec(wire::ExecProbe {
+                command: command.clone(),
+            }),
+        }),
+        interval_ms: millis(health.interval),
+        timeout_ms: millis(health.timeout),
+        healthy_threshold: health.healthy_threshold,
+        unhealthy_threshold: health.unhealthy_threshold,
+    }
+}
+
+fn external(external: &External) -> wire::External {
+    let (mode, hosts) = match external {
+        External::Allow => (wire::external::Mode::Allow, Vec::new()),
+        External::Deny => (wire::external::Mode::Deny, Vec::new()),
+        External::List(hosts) => (wire::external::Mode::List, hosts.clone()),
+    };
+    wire::External {
+        mode: mode as i32,
+        hosts,
+    }
+}
+
+fn dependency(dependency: &Dependency) -> wire::Dependency {
+    use wire::dependency::Check;
+    wire::Dependency {
+        name: dependency.name.clone(),
+        check: Some(match &dependency.check {
+            DependencyCheck::File(path) => Check::File(path.clone()),
+            DependencyCheck::Tcp(address) => Check::Tcp(address.clone()),
+            DependencyCheck::Http(url) => Check::Http(url.clone()),
+        }),
+    }
+}
+
+/// Whole milliseconds; a part of one counts as one, since 0 has another meaning on the wire.
+fn millis(duration: Duration) -> u32 {
+    let whole = duration.as_nanos().div_ceil(1_000_000);
+    u32::try_from(whole).unwrap_or(u32::MAX)
+}

@@ -1,15 +1,239 @@
 //! The admin listener of one sidecar: what it does now, for people, scrapers and `outrigger`.
 //!
-//! Loopback only, HTTP/1.1 only, bounded bodies. The Host field must name loopback, so that a page in
-//! a browser cannot reach it under another name (DNS rebinding). Serves no request of the mesh.
+//! Loopback only, HTTP/1.1 only, bounded bodies and connections. The Host field must name loopback and
+//! a POST must not come from another origin, so that a page in a browser cannot reach it (DNS
+//! rebinding, cross-site requests). Serves no request of the mesh.
 
+mod pages;
+mod process;
+#[cfg(test)]
+mod tests;
+
+use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
-use tokio::net::TcpListener;
+use bytes::Bytes;
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HOST, HeaderValue, ORIGIN};
+use http::{Method, Request, Response, StatusCode, Uri};
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use serde::Deserialize;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
 
+use crate::drain::Phase;
+use crate::observe::prometheus;
 use crate::shared::Shared;
+
+/// Connections at once; more wait in the kernel.
+const CONNECTIONS: usize = 64;
+/// The largest body that is read.
+const BODY: usize = 16 * 1024;
+/// To send a request's head; also how long an idle connection is kept.
+const HEAD: Duration = Duration::from_secs(30);
+/// To send a request's body.
+const READ: Duration = Duration::from_secs(5);
+/// After accepting failed, for example for lack of file descriptors.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves the admin pages on `listener` until the process ends.
 pub async fn serve(listener: TcpListener, shared: Arc<Shared>) {
-    let _unused = (listener, shared);
+    shared.admin.send_replace(listener.local_addr().ok());
+    let permits = Arc::new(Semaphore::new(CONNECTIONS));
+    let mut connections = JoinSet::new();
+    loop {
+        while connections.try_join_next().is_some() {}
+        let Ok(permit) = permits.clone().acquire_owned().await else {
+            return;
+        };
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let shared = shared.clone();
+                connections.spawn(async move {
+                    connection(stream, shared).await;
+                    drop(permit);
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the admin listener cannot accept");
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+    }
 }
+
+async fn connection(stream: TcpStream, shared: Arc<Shared>) {
+    let service = service_fn(move |request| {
+        let shared = shared.clone();
+        async move { Ok::<_, std::convert::Infallible>(answer(&shared, request).await) }
+    });
+    let served = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD)
+        .max_buf_size(32 * 1024)
+        .serve_connection(TokioIo::new(stream), service)
+        .await;
+    if let Err(error) = served {
+        tracing::debug!(%error, "an admin connection broke");
+    }
+}
+
+type Answer = Response<Full<Bytes>>;
+
+/// Answers one request.
+async fn answer(shared: &Shared, request: Request<Incoming>) -> Answer {
+    if !is_local(&request) {
+        return text(
+            StatusCode::FORBIDDEN,
+            "the admin listener answers only under a loopback name\n",
+        );
+    }
+    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    match (&method, path.as_str()) {
+        (&Method::GET, "/metrics") => metrics(shared),
+        (&Method::GET, "/stats") => json(StatusCode::OK, &pages::stats(shared)),
+        (&Method::GET, "/health") => {
+            let health = pages::health(shared);
+            let status = if health.serves() {
+                StatusCode::OK
+            } else {
+                StatusCode::SERVICE_UNAVAILABLE
+            };
+            json(status, &health)
+        }
+        (&Method::GET, "/livez") => text(StatusCode::OK, "ok\n"),
+        (&Method::GET, "/readyz") => match pages::not_ready(shared) {
+            None => text(StatusCode::OK, "ok\n"),
+            Some(reason) => text(StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")),
+        },
+        (&Method::GET, "/config") => json(StatusCode::OK, &pages::config(shared)),
+        (&Method::POST, "/drain") => {
+            shared.drain_requested.notify_one();
+            text(StatusCode::ACCEPTED, "draining\n")
+        }
+        (&Method::POST, "/workload") => workload(shared, request).await,
+        (_, "/metrics" | "/stats" | "/health" | "/livez" | "/readyz" | "/config") => not_allowed("GET"),
+        (_, "/drain" | "/workload") => not_allowed("POST"),
+        _ => text(StatusCode::NOT_FOUND, format!("{PAGES}\n")),
+    }
+}
+
+/// What the supervisor says of the app.
+#[derive(Debug, Deserialize)]
+#[serde(tag = "state", rename_all = "snake_case", deny_unknown_fields)]
+enum Workload {
+    Started { pid: Option<u32> },
+    Exited { code: Option<i32>, signal: Option<i32> },
+}
+
+async fn workload(shared: &Shared, request: Request<Incoming>) -> Answer {
+    let read = tokio::time::timeout(READ, Limited::new(request.into_body(), BODY).collect());
+    let body = match read.await {
+        Ok(Ok(body)) => body.to_bytes(),
+        Ok(Err(error)) => {
+            return text(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                format!("cannot read the body: {error}\n"),
+            );
+        }
+        Err(_) => return text(StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time\n"),
+    };
+    match serde_json::from_slice(&body) {
+        Ok(Workload::Started { pid }) => shared.app.started(pid),
+        Ok(Workload::Exited { code, signal }) => shared.app.exited(code, signal),
+        Err(error) => {
+            return text(
+                StatusCode::BAD_REQUEST,
+                format!("not a report about the app: {error}\n"),
+            );
+        }
+    }
+    text(StatusCode::OK, "noted\n")
+}
+
+fn metrics(shared: &Shared) -> Answer {
+    let page = prometheus::render(&shared.stats, &process::read(), shared.app.now().ok());
+    let mut answer = text(StatusCode::OK, page);
+    answer.headers_mut().insert(
+        CONTENT_TYPE,
+        HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8"),
+    );
+    answer
+}
+
+/// True when the request came under a loopback name, and a POST from no other origin.
+fn is_local<B>(request: &Request<B>) -> bool {
+    let mut hosts = request.headers().get_all(HOST).iter();
+    let host = hosts.next().and_then(|h| h.to_str().ok());
+    if hosts.next().is_some() || !host.is_some_and(is_loopback) {
+        return false;
+    }
+    // An absolute target overrules Host (RFC 9112 §3.2.2).
+    if request.uri().authority().is_some_and(|a| !is_loopback(a.as_str())) {
+        return false;
+    }
+    match request.headers().get(ORIGIN) {
+        Some(origin) if request.method() != Method::GET => {
+            let origin: Option<Uri> = origin.to_str().ok().and_then(|o| o.parse().ok());
+            origin
+                .as_ref()
+                .and_then(Uri::authority)
+                .is_some_and(|a| is_loopback(a.as_str()))
+        }
+        _ => true,
+    }
+}
+
+/// True for `localhost` and loopback addresses, with or without a port.
+fn is_loopback(authority: &str) -> bool {
+    let Ok(authority) = authority.parse::<http::uri::Authority>() else {
+        return false;
+    };
+    let host = authority.host().trim_matches(['[', ']']);
+    host.eq_ignore_ascii_case("localhost") || host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback())
+}
+
+fn text(status: StatusCode, body: impl Into<Bytes>) -> Answer {
+    let mut answer = Response::new(Full::new(body.into()));
+    *answer.status_mut() = status;
+    let headers = answer.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    answer
+}
+
+fn json(status: StatusCode, body: &impl serde::Serialize) -> Answer {
+    match serde_json::to_vec(body) {
+        Ok(bytes) => {
+            let mut answer = text(status, bytes);
+            answer
+                .headers_mut()
+                .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+            answer
+        }
+        Err(error) => text(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            format!("cannot show this: {error}\n"),
+        ),
+    }
+}
+
+fn not_allowed(allowed: &'static str) -> Answer {
+    let mut answer = text(
+        StatusCode::METHOD_NOT_ALLOWED,
+        format!("only {allowed} is understood here\n"),
+    );
+    answer.headers_mut().insert(ALLOW, HeaderValue::from_static(allowed));
+    answer
+}
+
+/// True while the sidecar takes new work.
+fn serving(shared: &Shared) -> bool {
+    shared.drain.phase() == Phase::Serving
+}
+
+const PAGES: &str = "pages: /metrics /stats /health /livez /readyz /config, and POST to /drain or /workload";

@@ -7,9 +7,9 @@
 mod app;
 mod dependency;
 mod probe;
-mod tracker;
 #[cfg(test)]
 mod tests;
+mod tracker;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

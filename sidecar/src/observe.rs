@@ -6,6 +6,7 @@
 pub mod access_log;
 mod cell;
 mod histogram;
+pub mod prometheus;
 mod registry;
 
 pub use cell::{Cell, CellSnapshot, StatusClass};

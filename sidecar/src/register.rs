@@ -17,6 +17,8 @@ use crate::shared::Shared;
 
 /// Keeps the session with the control plane. Runs until the process ends; ends at once in static mode.
 pub async fn run(shared: Arc<Shared>) {
-    let Some(url) = shared.bootstrap.control_plane.clone() else { return };
+    let Some(url) = shared.bootstrap.control_plane.clone() else {
+        return;
+    };
     session::run(&shared, &url).await;
 }

@@ -153,12 +153,21 @@ fn describe(status: &Status) -> String {
         text.push_str(&error.to_string());
         source = error.source();
     }
-    if text.is_empty() { status.code().to_string() } else { text }
+    if text.is_empty() {
+        status.code().to_string()
+    } else {
+        text
+    }
 }
 
 const LEAST: Duration = Duration::from_millis(100);
 const MOST: Duration = Duration::from_secs(3);
 
 fn backoff() -> ExponentialBackoff {
-    ExponentialBuilder::default().with_min_delay(LEAST).with_max_delay(MOST).with_jitter().without_max_times().build()
+    ExponentialBuilder::default()
+        .with_min_delay(LEAST)
+        .with_max_delay(MOST)
+        .with_jitter()
+        .without_max_times()
+        .build()
 }

@@ -97,10 +97,16 @@ impl State {
         for name in &dropped {
             self.forget(name, &mut output);
         }
-        output.changes.extend(added.iter().filter_map(|name| self.publication(name)));
+        output
+            .changes
+            .extend(added.iter().filter_map(|name| self.publication(name)));
         if self.connected {
             let services = |names: &[ServiceName]| -> Vec<String> {
-                names.iter().filter(|n| **n != self.own).map(ToString::to_string).collect()
+                names
+                    .iter()
+                    .filter(|n| **n != self.own)
+                    .map(ToString::to_string)
+                    .collect()
             };
             let collections =
                 |names: &[ServiceName]| -> Vec<String> { names.iter().map(ServiceName::collection).collect() };
@@ -156,7 +162,11 @@ impl State {
     /// Services that are wanted and not known, for the mode in which nobody can be asked.
     #[must_use]
     pub fn unknown(&self) -> Vec<ServiceName> {
-        self.wanted.iter().filter(|name| self.publication(name).is_none()).cloned().collect()
+        self.wanted
+            .iter()
+            .filter(|name| self.publication(name).is_none())
+            .cloned()
+            .collect()
     }
 
     /// Everything that the control plane sent and that is in force, as answers that
@@ -173,7 +183,10 @@ impl State {
                     .map(|(name, version, bytes)| WireResource {
                         name,
                         version: version.to_owned(),
-                        resource: Some(prost_types::Any { type_url: kind.url().into(), value: bytes.to_vec() }),
+                        resource: Some(prost_types::Any {
+                            type_url: kind.url().into(),
+                            value: bytes.to_vec(),
+                        }),
                         aliases: Vec::new(),
                     })
                     .collect(),
@@ -197,7 +210,10 @@ impl State {
             ResourceType::Proxy => vec![self.own.to_string()],
             ResourceType::Service => {
                 let others = self.wanted.iter().filter(|n| **n != self.own);
-                std::iter::once(&self.own).chain(others).map(ToString::to_string).collect()
+                std::iter::once(&self.own)
+                    .chain(others)
+                    .map(ToString::to_string)
+                    .collect()
             }
             ResourceType::Endpoint => self.wanted.iter().map(ServiceName::collection).collect(),
         }
@@ -225,7 +241,9 @@ impl State {
         self.absent.remove(name);
         if let Some(collection) = self.collections.remove(name) {
             let members = collection.members.into_values();
-            output.applied.extend(members.map(|m| removed(ResourceType::Endpoint, m.value.name.to_string())));
+            output
+                .applied
+                .extend(members.map(|m| removed(ResourceType::Endpoint, m.value.name.to_string())));
         }
         if *name != self.own && self.services.remove(name).is_some() {
             output.applied.push(removed(ResourceType::Service, name.to_string()));
@@ -248,9 +266,18 @@ impl State {
 }
 
 fn removed(kind: ResourceType, name: String) -> Applied {
-    Applied { kind, name, version: String::new(), rejection: None, removed: true }
+    Applied {
+        kind,
+        name,
+        version: String::new(),
+        rejection: None,
+        removed: true,
+    }
 }
 
 fn field_error(path: &str, reason: impl Into<String>) -> FieldError {
-    FieldError { path: path.into(), reason: reason.into() }
+    FieldError {
+        path: path.into(),
+        reason: reason.into(),
+    }
 }

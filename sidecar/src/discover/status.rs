@@ -93,7 +93,13 @@ impl Status {
             match (one.removed, one.rejection) {
                 (true, _) => drop(inner.resources.remove(&key)),
                 (false, Some(why)) => inner.resources.entry(key).or_default().refused = Some((one.version, why)),
-                (false, None) => drop(inner.resources.insert(key, Outcome { version: one.version, refused: None })),
+                (false, None) => drop(inner.resources.insert(
+                    key,
+                    Outcome {
+                        version: one.version,
+                        refused: None,
+                    },
+                )),
             }
         }
         drop(inner);

@@ -47,7 +47,10 @@ impl Store {
         let dir = shared.bootstrap.state_dir.as_ref()?;
         // By service, not by instance: a new instance starts from what an older one learnt.
         let file = format!("{}.{}.snapshot", shared.name.namespace(), shared.name.service());
-        Some(Self { path: dir.join(file), pending: watch::Sender::new(None) })
+        Some(Self {
+            path: dir.join(file),
+            pending: watch::Sender::new(None),
+        })
     }
 
     /// Reads the snapshot; empty when there is none to use.
@@ -79,7 +82,9 @@ impl Store {
         let mut pending = self.pending.subscribe();
         let mut said = false;
         while pending.changed().await.is_ok() {
-            let Some(bytes) = pending.borrow_and_update().clone() else { continue };
+            let Some(bytes) = pending.borrow_and_update().clone() else {
+                continue;
+            };
             let path = self.path.clone();
             let written = tokio::task::spawn_blocking(move || replace(&path, &bytes)).await;
             match written {
@@ -121,7 +126,10 @@ fn replace(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
 
 /// The file's bytes.
 pub(super) fn encode(snapshot: &[DeltaDiscoveryResponse]) -> Bytes {
-    let body: Vec<u8> = snapshot.iter().flat_map(|part| part.encode_length_delimited_to_vec()).collect();
+    let body: Vec<u8> = snapshot
+        .iter()
+        .flat_map(|part| part.encode_length_delimited_to_vec())
+        .collect();
     let mut out = Vec::with_capacity(HEADER + body.len());
     out.extend(MAGIC);
     out.extend((body.len() as u64).to_le_bytes());
@@ -133,8 +141,12 @@ pub(super) fn encode(snapshot: &[DeltaDiscoveryResponse]) -> Bytes {
 /// Reads the file's bytes back.
 pub(super) fn decode(bytes: &[u8]) -> Result<Vec<DeltaDiscoveryResponse>, Damage> {
     let rest = bytes.strip_prefix(&MAGIC).ok_or(Damage::Foreign)?;
-    let (length, rest) = rest.split_first_chunk::<8>().ok_or(Damage::Damaged("its head is cut"))?;
-    let (sum, mut body) = rest.split_first_chunk::<8>().ok_or(Damage::Damaged("its head is cut"))?;
+    let (length, rest) = rest
+        .split_first_chunk::<8>()
+        .ok_or(Damage::Damaged("its head is cut"))?;
+    let (sum, mut body) = rest
+        .split_first_chunk::<8>()
+        .ok_or(Damage::Damaged("its head is cut"))?;
     if body.len() as u64 != u64::from_le_bytes(*length) {
         return Err(Damage::Damaged("its length is wrong"));
     }
@@ -151,5 +163,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Vec<DeltaDiscoveryResponse>, Damage
 
 /// FNV-1a: against torn writes and bad disks, not against people.
 fn checksum(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+    })
 }

@@ -32,17 +32,23 @@ pub(super) async fn run(shared: &Shared, state: State, store: Option<Store>) {
 }
 
 async fn follow(shared: &Shared, mut state: State, store: Option<&Store>) {
-    let Some(url) = shared.bootstrap.control_plane.clone() else { return };
+    let Some(url) = shared.bootstrap.control_plane.clone() else {
+        return;
+    };
     let channel = match shared.control_plane.channel(&url) {
         Ok(channel) => channel,
         Err(error) => {
             tracing::error!(%url, %error, "the control plane's address is no URL");
-            return shared.discovery.set_connected(false, format!("`{url}` is no URL: {error}"));
+            return shared
+                .discovery
+                .set_connected(false, format!("`{url}` is no URL: {error}"));
         }
     };
     let mut link = Link::new(move |requests| {
         let mut client = AggregatedDiscoveryServiceClient::new(channel.clone()).max_decoding_message_size(LARGEST);
-        Box::pin(bounded(async move { client.delta_aggregated_resources(requests).await }))
+        Box::pin(bounded(
+            async move { client.delta_aggregated_resources(requests).await },
+        ))
     });
     let mut wanted = shared.directory.wanted_changes();
     drop(wanted.borrow_and_update());

@@ -121,14 +121,21 @@ impl App {
         }
     }
 
-    /// The supervisor says that the app started: it is probed at once and afresh.
+    /// The supervisor says that the app runs: it is probed at once, and afresh when it is a new
+    /// process. The same process may be reported again, or for the first time after it was found well.
     pub fn started(&self, pid: Option<u32>) {
-        self.state.send_modify(|s| {
+        self.state.send_if_modified(|s| {
+            let first = s.pid.is_none() || pid.is_none() || s.pid == pid;
+            if first && s.life != Life::Exited {
+                s.pid = pid.or(s.pid);
+                return false;
+            }
             s.start += 1;
             s.pid = pid;
             s.life = Life::Starting;
             s.reason = "started, not probed yet".into();
             s.since = Instant::now();
+            true
         });
         self.nudge.notify_one();
     }
@@ -188,7 +195,10 @@ impl App {
     pub(super) fn set_dependencies(&self, checks: Vec<Check>) {
         self.state.send_if_modified(|s| {
             let same = s.dependencies.len() == checks.len()
-                && s.dependencies.iter().zip(&checks).all(|(a, b)| (&a.name, a.ok, &a.reason) == (&b.name, b.ok, &b.reason));
+                && s.dependencies
+                    .iter()
+                    .zip(&checks)
+                    .all(|(a, b)| (&a.name, a.ok, &a.reason) == (&b.name, b.ok, &b.reason));
             s.dependencies = checks;
             !same
         });

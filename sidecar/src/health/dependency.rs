@@ -31,17 +31,27 @@ pub(super) async fn check(dependency: &Dependency, limit: Duration) -> Check {
 }
 
 async fn file(path: &str) -> Result<(), String> {
-    tokio::fs::File::open(path).await.map(drop).map_err(|e| format!("cannot read {path}: {e}"))
+    tokio::fs::File::open(path)
+        .await
+        .map(drop)
+        .map_err(|e| format!("cannot read {path}: {e}"))
 }
 
 async fn http(url: &str) -> Result<(), String> {
     let uri: Uri = url.parse().map_err(|e| format!("`{url}` is not a URL: {e}"))?;
     let Some(authority) = uri.authority().filter(|_| uri.scheme_str() == Some("http")) else {
-        return Err(format!("`{url}` cannot be checked: only http:// is understood; use tcp: host:port"));
+        return Err(format!(
+            "`{url}` cannot be checked: only http:// is understood; use tcp: host:port"
+        ));
     };
-    let target = (authority.host().trim_matches(['[', ']']), authority.port_u16().unwrap_or(80));
+    let target = (
+        authority.host().trim_matches(['[', ']']),
+        authority.port_u16().unwrap_or(80),
+    );
     let mut last = format!("{} has no address", authority.host());
-    let found = tokio::net::lookup_host(target).await.map_err(|e| format!("cannot resolve {}: {e}", authority.host()))?;
+    let found = tokio::net::lookup_host(target)
+        .await
+        .map_err(|e| format!("cannot resolve {}: {e}", authority.host()))?;
     for address in found {
         let path = uri.path_and_query().map_or("/", |p| p.as_str());
         match probe::http1(address, authority.as_str(), path).await {

@@ -39,10 +39,7 @@ pub(super) async fn app(bootstrap: &Bootstrap, health: &Health) -> Result<(), St
 }
 
 /// Bounds one question.
-pub(super) async fn within(
-    limit: Duration,
-    asked: impl Future<Output = Result<(), String>>,
-) -> Result<(), String> {
+pub(super) async fn within(limit: Duration, asked: impl Future<Output = Result<(), String>>) -> Result<(), String> {
     match tokio::time::timeout(limit, asked).await {
         Ok(result) => result,
         Err(_) => Err(format!("no answer in {} ms", limit.as_millis())),
@@ -51,7 +48,10 @@ pub(super) async fn within(
 
 fn inbound<'a>(bootstrap: &'a Bootstrap, port: Option<&str>) -> Result<&'a Inbound, String> {
     match port {
-        None => bootstrap.inbound.first().ok_or_else(|| "the workload has no port to probe".to_owned()),
+        None => bootstrap
+            .inbound
+            .first()
+            .ok_or_else(|| "the workload has no port to probe".to_owned()),
         Some(name) => bootstrap
             .inbound
             .iter()
@@ -74,26 +74,35 @@ pub(super) fn refused(to: impl std::fmt::Display, error: &std::io::Error) -> Str
 /// `GET path` over HTTP/1.1.
 pub(super) async fn http1(to: SocketAddr, host: &str, path: &str) -> Result<(), String> {
     let io = TokioIo::new(connect(to).await?);
-    let (mut send, connection) = hyper::client::conn::http1::handshake(io).await.map_err(|e| failed(to, &e))?;
+    let (mut send, connection) = hyper::client::conn::http1::handshake(io)
+        .await
+        .map_err(|e| failed(to, &e))?;
     let request = Request::get(path)
         .header(http::header::HOST, host)
         .header(http::header::USER_AGENT, USER_AGENT)
         .body(Empty::<Bytes>::new())
         .map_err(|e| format!("GET {path} is no request: {e}"))?;
-    let status = drive(connection, send.send_request(request)).await.map_err(|e| failed(to, &e))?.status();
+    let status = drive(connection, send.send_request(request))
+        .await
+        .map_err(|e| failed(to, &e))?
+        .status();
     passed(path, status)
 }
 
 /// `GET path` over HTTP/2 with prior knowledge.
 async fn http2(to: SocketAddr, path: &str) -> Result<(), String> {
     let io = TokioIo::new(connect(to).await?);
-    let (mut send, connection) =
-        hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await.map_err(|e| failed(to, &e))?;
+    let (mut send, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), io)
+        .await
+        .map_err(|e| failed(to, &e))?;
     let request = Request::get(format!("http://{to}{path}"))
         .header(http::header::USER_AGENT, USER_AGENT)
         .body(Empty::<Bytes>::new())
         .map_err(|e| format!("GET {path} is no request: {e}"))?;
-    let status = drive(connection, send.send_request(request)).await.map_err(|e| failed(to, &e))?.status();
+    let status = drive(connection, send.send_request(request))
+        .await
+        .map_err(|e| failed(to, &e))?
+        .status();
     passed(path, status)
 }
 
@@ -139,7 +148,9 @@ async fn grpc(to: SocketAddr, service: &str) -> Result<(), String> {
             Some(io) => refused(to, io),
             None => format!("cannot connect to {to}: {e}"),
         })?;
-    let asked = HealthCheckRequest { service: service.to_owned() };
+    let asked = HealthCheckRequest {
+        service: service.to_owned(),
+    };
     match HealthClient::new(channel).check(asked).await {
         Ok(answer) => match answer.into_inner().status() {
             ServingStatus::Serving => Ok(()),
@@ -151,7 +162,11 @@ async fn grpc(to: SocketAddr, service: &str) -> Result<(), String> {
         Err(status) if status.code() == tonic::Code::NotFound => {
             Err(format!("the app's health service knows no `{service}`"))
         }
-        Err(status) => Err(format!("health check of `{service}` failed: {:?} {}", status.code(), status.message())),
+        Err(status) => Err(format!(
+            "health check of `{service}` failed: {:?} {}",
+            status.code(),
+            status.message()
+        )),
     }
 }
 
@@ -173,7 +188,11 @@ async fn exec(command: &[String]) -> Result<(), String> {
         .status()
         .await
         .map_err(|e| format!("cannot run `{program}`: {e}"))?;
-    if status.success() { Ok(()) } else { Err(format!("`{program}` ended with {status}")) }
+    if status.success() {
+        Ok(())
+    } else {
+        Err(format!("`{program}` ended with {status}"))
+    }
 }
 
 const USER_AGENT: &str = concat!("outrigger-probe/", env!("CARGO_PKG_VERSION"));

@@ -44,7 +44,9 @@ pub struct Lease {
 
 impl Default for Lease {
     fn default() -> Self {
-        Self { inner: Mutex::new((LeaseState::None, Instant::now(), String::new())) }
+        Self {
+            inner: Mutex::new((LeaseState::None, Instant::now(), String::new())),
+        }
     }
 }
 

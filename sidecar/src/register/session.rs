@@ -36,7 +36,9 @@ struct Session<'a> {
 
 pub(super) async fn run(shared: &Shared, url: &str) {
     // `discover` says what is wrong with the address.
-    let Ok(channel) = shared.control_plane.channel(url) else { return };
+    let Ok(channel) = shared.control_plane.channel(url) else {
+        return;
+    };
     let admin = admin_address(shared).await;
     let mut link = Link::new(move |ups| {
         let mut client = AgentClient::new(channel.clone());
@@ -161,7 +163,11 @@ impl Session<'_> {
         // A resource without version or refusal is one that is gone.
         let gone = self.applied.keys().filter(|key| !now.contains_key(*key));
         bodies.extend(gone.map(|(kind, name)| {
-            Body::Applied(Applied { type_url: kind.url().into(), resource: name.clone(), ..Default::default() })
+            Body::Applied(Applied {
+                type_url: kind.url().into(),
+                resource: name.clone(),
+                ..Default::default()
+            })
         }));
         self.applied = now;
         self.number(bodies)
@@ -178,7 +184,12 @@ impl Session<'_> {
 
     /// Does what the control plane says.
     fn take(&mut self, down: Down) -> Vec<Up> {
-        let answered = |result| vec![Body::Answer(Answer { of: down.id, result: Some(result) })];
+        let answered = |result| {
+            vec![Body::Answer(Answer {
+                of: down.id,
+                result: Some(result),
+            })]
+        };
         let bodies = match down.body {
             Some(DownBody::Welcome(welcome)) => {
                 tracing::info!(version = %welcome.control_plane_version, "the control plane welcomes this sidecar");
@@ -186,7 +197,9 @@ impl Session<'_> {
             }
             Some(DownBody::Registered(registered)) => {
                 let before = self.shared.lease.now().0;
-                let state = self.talk.registered(Duration::from_millis(u64::from(registered.lease_ms)));
+                let state = self
+                    .talk
+                    .registered(Duration::from_millis(u64::from(registered.lease_ms)));
                 if state == LeaseState::Held {
                     if before != LeaseState::Held {
                         tracing::info!(lease_ms = registered.lease_ms, "registered");
@@ -205,7 +218,9 @@ impl Session<'_> {
                 self.shared.drain_requested.notify_one();
                 answered(answer::Result::Done(true))
             }
-            None => answered(answer::Result::Unsupported("this sidecar does not know that message".into())),
+            None => answered(answer::Result::Unsupported(
+                "this sidecar does not know that message".into(),
+            )),
         };
         self.number(bodies)
     }
@@ -234,7 +249,10 @@ impl Session<'_> {
             .into_iter()
             .map(|body| {
                 self.last_id += 1;
-                Up { id: self.last_id, body: Some(body) }
+                Up {
+                    id: self.last_id,
+                    body: Some(body),
+                }
             })
             .collect()
     }
@@ -253,7 +271,14 @@ fn fact(app: &AppState, phase: Phase) -> Fact {
 }
 
 fn checks(app: &AppState) -> Vec<Check> {
-    app.dependencies.iter().map(|c| Check { name: c.name.clone(), ok: c.ok, reason: c.reason.clone() }).collect()
+    app.dependencies
+        .iter()
+        .map(|c| Check {
+            name: c.name.clone(),
+            ok: c.ok,
+            reason: c.reason.clone(),
+        })
+        .collect()
 }
 
 /// What is registered: where callers find the sidecar, under the app's port names.
@@ -265,7 +290,10 @@ fn endpoint(shared: &Shared) -> Endpoint {
         ports: bootstrap
             .inbound
             .iter()
-            .map(|i| EndpointPort { name: i.name.clone(), port: u32::from(i.listen.port()) })
+            .map(|i| EndpointPort {
+                name: i.name.clone(),
+                port: u32::from(i.listen.port()),
+            })
             .collect(),
         epoch: bootstrap.epoch,
         labels: bootstrap.labels.clone(),

@@ -57,7 +57,13 @@ pub(super) enum Retry {
 impl Talk {
     /// Has said nothing about `endpoint`.
     pub(super) fn new(endpoint: Endpoint) -> Self {
-        Self { endpoint, told: Told::Nothing, checks: Vec::new(), ever: false, lease: None }
+        Self {
+            endpoint,
+            told: Told::Nothing,
+            checks: Vec::new(),
+            ever: false,
+            lease: None,
+        }
     }
 
     /// A new stream: the control plane heard nothing on it.
@@ -73,7 +79,9 @@ impl Talk {
         let reached = self.told != Told::Nothing || self.ever;
         match (fact, &self.told) {
             (Fact::Well, Told::Nothing | Told::Left) => {
-                said.push(Body::Register(Register { endpoint: Some(self.endpoint.clone()) }));
+                said.push(Body::Register(Register {
+                    endpoint: Some(self.endpoint.clone()),
+                }));
                 if !checks.is_empty() {
                     said.push(health(true, "", checks));
                 }
@@ -153,5 +161,9 @@ impl Talk {
 }
 
 fn health(healthy: bool, reason: &str, checks: &[Check]) -> Body {
-    Body::Health(HealthChange { healthy, reason: reason.to_owned(), checks: checks.to_vec() })
+    Body::Health(HealthChange {
+        healthy,
+        reason: reason.to_owned(),
+        checks: checks.to_vec(),
+    })
 }

@@ -33,15 +33,28 @@ impl State {
         let type_url = answer.type_url.clone();
         let nonce = answer.nonce.clone();
         let (mut output, problem) = self.take(answer, Source::Stream);
-        let rejections: Vec<_> = output.applied.iter().filter_map(|a| Some((a, a.rejection.as_ref()?))).collect();
+        let rejections: Vec<_> = output
+            .applied
+            .iter()
+            .filter_map(|a| Some((a, a.rejection.as_ref()?)))
+            .collect();
         let error_detail = match (problem, rejections.as_slice()) {
-            (Some(message), _) => Some(rpc::Status { code: INVALID_ARGUMENT, message, details: Vec::new() }),
+            (Some(message), _) => Some(rpc::Status {
+                code: INVALID_ARGUMENT,
+                message,
+                details: Vec::new(),
+            }),
             (None, []) => None,
             (None, refused) => Some(nack(refused)),
         };
         output.requests.insert(
             0,
-            DeltaDiscoveryRequest { type_url, response_nonce: nonce, error_detail, ..Default::default() },
+            DeltaDiscoveryRequest {
+                type_url,
+                response_nonce: nonce,
+                error_detail,
+                ..Default::default()
+            },
         );
         output
     }
@@ -59,7 +72,10 @@ impl State {
                 .into_iter()
                 .map(|(name, value)| WireResource {
                     name,
-                    resource: Some(prost_types::Any { type_url: kind.url().into(), value }),
+                    resource: Some(prost_types::Any {
+                        type_url: kind.url().into(),
+                        value,
+                    }),
                     ..Default::default()
                 })
                 .collect(),
@@ -67,9 +83,30 @@ impl State {
         };
         let mut output = Output::default();
         for part in [
-            part(ResourceType::Proxy, resources.proxy.iter().map(|p| (p.name.clone(), p.encode_to_vec())).collect()),
-            part(ResourceType::Service, resources.services.iter().map(|s| (s.name.clone(), s.encode_to_vec())).collect()),
-            part(ResourceType::Endpoint, resources.endpoints.iter().map(|e| (e.name.clone(), e.encode_to_vec())).collect()),
+            part(
+                ResourceType::Proxy,
+                resources
+                    .proxy
+                    .iter()
+                    .map(|p| (p.name.clone(), p.encode_to_vec()))
+                    .collect(),
+            ),
+            part(
+                ResourceType::Service,
+                resources
+                    .services
+                    .iter()
+                    .map(|s| (s.name.clone(), s.encode_to_vec()))
+                    .collect(),
+            ),
+            part(
+                ResourceType::Endpoint,
+                resources
+                    .endpoints
+                    .iter()
+                    .map(|e| (e.name.clone(), e.encode_to_vec()))
+                    .collect(),
+            ),
         ] {
             let (taken, _) = self.take(part, Source::File);
             output.changes.extend(taken.changes);
@@ -104,11 +141,23 @@ impl State {
                 Ok(Some(service)) => touched.extend(service),
                 Ok(None) => continue,
                 Err(why) => {
-                    output.applied.push(Applied { kind, name, version, rejection: Some(why), removed: false });
+                    output.applied.push(Applied {
+                        kind,
+                        name,
+                        version,
+                        rejection: Some(why),
+                        removed: false,
+                    });
                     continue;
                 }
             }
-            output.applied.push(Applied { kind, name, version, rejection: None, removed: false });
+            output.applied.push(Applied {
+                kind,
+                name,
+                version,
+                rejection: None,
+                removed: false,
+            });
         }
         for name in answer.removed_resources {
             self.remove(kind, name, &mut touched, &mut output);
@@ -116,7 +165,9 @@ impl State {
         if kind == ResourceType::Endpoint && source == Source::Stream {
             self.replace_file_endpoints(&touched, &named);
         }
-        output.changes.extend(touched.iter().filter_map(|name| self.publication(name)));
+        output
+            .changes
+            .extend(touched.iter().filter_map(|name| self.publication(name)));
         (output, None)
     }
 
@@ -124,12 +175,12 @@ impl State {
     fn subscribed(&self, kind: ResourceType, name: &str) -> bool {
         match kind {
             ResourceType::Proxy => true,
-            ResourceType::Service => {
-                name.parse().map_or(true, |name: ServiceName| name == self.own || self.wanted.contains(&name))
-            }
-            ResourceType::Endpoint => {
-                name.parse().map_or(true, |name: EndpointName| self.wanted.contains(&name.service))
-            }
+            ResourceType::Service => name.parse().map_or(true, |name: ServiceName| {
+                name == self.own || self.wanted.contains(&name)
+            }),
+            ResourceType::Endpoint => name
+                .parse()
+                .map_or(true, |name: EndpointName| self.wanted.contains(&name.service)),
         }
     }
 
@@ -158,11 +209,17 @@ impl State {
         };
         if any.type_url != kind.url() {
             let url: String = any.type_url.chars().take(200).collect();
-            return Err(field_error("resource.type_url", format!("`{url}` is not {}", kind.url())));
+            return Err(field_error(
+                "resource.type_url",
+                format!("`{url}` is not {}", kind.url()),
+            ));
         }
         let (decoded, ignored) = Resource::decode(kind, &any.value)?;
         if decoded.name() != resource.name {
-            return Err(field_error("name", format!("`{}` came under another name", decoded.name())));
+            return Err(field_error(
+                "name",
+                format!("`{}` came under another name", decoded.name()),
+            ));
         }
         let (version, bytes, from_file) = (resource.version, any.value, source == Source::File);
         let touched = match decoded {
@@ -171,17 +228,35 @@ impl State {
             }
             Resource::Proxy(proxy) => {
                 output.changes.push(Change::Proxy(proxy.clone()));
-                self.proxy = Some(Held { version, value: (*proxy).into(), bytes, from_file });
+                self.proxy = Some(Held {
+                    version,
+                    value: (*proxy).into(),
+                    bytes,
+                    from_file,
+                });
                 None
             }
             Resource::Service(service) => {
                 let name = service.name.clone();
                 self.absent.remove(&name);
-                self.services.insert(name.clone(), Held { version, value: (*service).into(), bytes, from_file });
+                self.services.insert(
+                    name.clone(),
+                    Held {
+                        version,
+                        value: (*service).into(),
+                        bytes,
+                        from_file,
+                    },
+                );
                 Some(name)
             }
             Resource::Endpoint(endpoint) => {
-                let held = Held { version, value: Arc::new(*endpoint), bytes, from_file };
+                let held = Held {
+                    version,
+                    value: Arc::new(*endpoint),
+                    bytes,
+                    from_file,
+                };
                 let name = held.value.name.service.clone();
                 if !self.collections.entry(name.clone()).or_default().insert(held) {
                     return Ok(None);
@@ -198,7 +273,9 @@ impl State {
             // An app that runs keeps its settings, whoever forgets them.
             ResourceType::Proxy => return,
             ResourceType::Service => {
-                let Ok(service) = name.parse::<ServiceName>() else { return };
+                let Ok(service) = name.parse::<ServiceName>() else {
+                    return;
+                };
                 self.services.remove(&service);
                 if self.wanted.contains(&service) {
                     self.absent.insert(service.clone());
@@ -209,7 +286,9 @@ impl State {
                 if let Some(service) = name.strip_suffix("/*").and_then(|s| s.parse::<ServiceName>().ok()) {
                     return self.clear(&service, touched, output);
                 }
-                let Ok(endpoint) = name.parse::<EndpointName>() else { return };
+                let Ok(endpoint) = name.parse::<EndpointName>() else {
+                    return;
+                };
                 if !self.wanted.contains(&endpoint.service) {
                     return;
                 }
@@ -243,7 +322,9 @@ impl State {
     fn replace_file_endpoints(&mut self, touched: &BTreeSet<ServiceName>, named: &BTreeSet<EndpointName>) {
         for service in touched {
             if let Some(collection) = self.collections.get_mut(service) {
-                collection.members.retain(|_, m| !m.from_file || named.contains(&m.value.name));
+                collection
+                    .members
+                    .retain(|_, m| !m.from_file || named.contains(&m.value.name));
             }
         }
     }
@@ -253,7 +334,11 @@ impl Collection {
     /// Adds or replaces one instance; false when it is a late message of an older epoch.
     fn insert(&mut self, held: Held<Endpoint>) -> bool {
         let instance = held.value.name.instance.clone();
-        let known = self.members.get(&instance).map(|m| m.value.epoch).max(self.gone.get(&instance).copied());
+        let known = self
+            .members
+            .get(&instance)
+            .map(|m| m.value.epoch)
+            .max(self.gone.get(&instance).copied());
         if known.is_some_and(|epoch| held.value.epoch < epoch) {
             return false;
         }
@@ -267,7 +352,11 @@ impl Collection {
         let left: Held<Endpoint> = self.members.remove(instance)?;
         self.gone.insert(instance.clone(), left.value.epoch);
         if self.gone.len() > GONE {
-            let oldest = self.gone.iter().min_by_key(|(_, epoch)| **epoch).map(|(i, _)| i.clone());
+            let oldest = self
+                .gone
+                .iter()
+                .min_by_key(|(_, epoch)| **epoch)
+                .map(|(i, _)| i.clone());
             oldest.map(|i| self.gone.remove(&i));
         }
         Some(left.value.name.to_string())
@@ -294,5 +383,9 @@ fn nack(refused: &[(&Applied, &FieldError)]) -> rpc::Status {
             value: rejection.encode_to_vec(),
         });
     }
-    rpc::Status { code: INVALID_ARGUMENT, message, details }
+    rpc::Status {
+        code: INVALID_ARGUMENT,
+        message,
+        details,
+    }
 }

@@ -1,0 +1,169 @@
+//! `/stats`: the counters as JSON, for `outrigger stats`.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use crate::admin::process;
+use crate::observe::{CellSnapshot, Gauge, HistogramSnapshot, Key};
+use crate::respond::Reason;
+use crate::shared::Shared;
+
+#[derive(Debug, Serialize)]
+pub(in crate::admin) struct Stats {
+    service: String,
+    instance: String,
+    process: Process,
+    /// Values of the whole process, by metric name.
+    gauges: BTreeMap<&'static str, u64>,
+    services: Vec<Row>,
+}
+
+#[derive(Debug, Serialize)]
+struct Process {
+    rss_bytes: u64,
+    fds: u64,
+    cpu_seconds: f64,
+    uptime_ms: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct Row {
+    direction: &'static str,
+    service: String,
+    port: String,
+    requests: u64,
+    success: u64,
+    client_error: u64,
+    server_error: u64,
+    tries: u64,
+    cancelled: u64,
+    connections: u64,
+    connections_open: u64,
+    bytes_in: u64,
+    bytes_out: u64,
+    reasons: BTreeMap<&'static str, u64>,
+    latency_ms: Latency,
+}
+
+#[derive(Debug, Serialize)]
+struct Latency {
+    mean: f64,
+    p50: f64,
+    p95: f64,
+    p99: f64,
+}
+
+/// Makes the page.
+pub(in crate::admin) fn stats(shared: &Shared) -> Stats {
+    let process = process::read();
+    Stats {
+        service: shared.name.to_string(),
+        instance: shared.bootstrap.instance.clone(),
+        process: Process {
+            rss_bytes: process.rss_bytes,
+            fds: process.fds,
+            cpu_seconds: process.cpu_seconds,
+            uptime_ms: super::age(shared.started),
+        },
+        gauges: Gauge::ALL
+            .iter()
+            .map(|(gauge, name, _, _)| (*name, shared.stats.get(*gauge)))
+            .collect(),
+        services: shared.stats.snapshot().into_iter().map(row).collect(),
+    }
+}
+
+fn row((key, cell): (Key, CellSnapshot)) -> Row {
+    Row {
+        direction: key.direction.as_str(),
+        service: key.service.to_string(),
+        port: key.port.to_string(),
+        requests: cell.requests,
+        success: cell.success,
+        client_error: cell.client_error,
+        server_error: cell.server_error,
+        tries: cell.tries,
+        cancelled: cell.cancelled,
+        connections: cell.connections,
+        connections_open: cell.connections_open,
+        bytes_in: cell.bytes_in,
+        bytes_out: cell.bytes_out,
+        reasons: Reason::ALL
+            .iter()
+            .zip(cell.reasons)
+            .filter(|(_, n)| *n > 0)
+            .map(|(r, n)| (r.as_str(), n))
+            .collect(),
+        latency_ms: latency(&cell.latency),
+    }
+}
+
+fn latency(histogram: &HistogramSnapshot) -> Latency {
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "a mean in milliseconds needs no more than f64 has"
+    )]
+    let mean = match histogram.count() {
+        0 => 0.0,
+        n => histogram.sum_ns as f64 / n as f64 / 1e6,
+    };
+    Latency {
+        mean,
+        p50: quantile(histogram, 0.50),
+        p95: quantile(histogram, 0.95),
+        p99: quantile(histogram, 0.99),
+    }
+}
+
+/// The quantile in milliseconds, as if values were spread evenly inside their bucket: buckets double,
+/// so their upper bounds alone would be wrong by up to a factor of two.
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "counts of requests fit f64 well enough for a quantile"
+)]
+fn quantile(histogram: &HistogramSnapshot, q: f64) -> f64 {
+    let target = histogram.count() as f64 * q;
+    let mut below = 0u64;
+    let mut lower = 0.0;
+    for (i, n) in histogram.buckets.iter().enumerate() {
+        let upper = HistogramSnapshot::upper_bound(i).map_or(lower, |bound| bound.as_secs_f64() * 1e3);
+        if *n > 0 && (below + n) as f64 >= target {
+            return lower + (upper - lower) * ((target - below as f64) / *n as f64).clamp(0.0, 1.0);
+        }
+        below += n;
+        lower = upper;
+    }
+    0.0
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::observe::Cell;
+
+    #[test]
+    fn quantiles_lie_inside_their_bucket() {
+        let cell = Cell::default();
+        for _ in 0..98 {
+            cell.ended(crate::observe::StatusClass::Success, Duration::from_micros(700));
+        }
+        for _ in 0..2 {
+            cell.ended(crate::observe::StatusClass::Success, Duration::from_millis(50));
+        }
+        let mut snapshot = CellSnapshot::default();
+        cell.merge(&mut snapshot);
+        let latency = latency(&snapshot.latency);
+        assert!((0.5..1.1).contains(&latency.p50), "{latency:?}");
+        assert!((0.5..1.1).contains(&latency.p95), "{latency:?}");
+        assert!((32.0..66.0).contains(&latency.p99), "{latency:?}");
+        assert!((1.6..1.8).contains(&latency.mean), "{latency:?}");
+    }
+
+    #[test]
+    fn nothing_recorded_is_zero() {
+        assert!(quantile(&HistogramSnapshot::default(), 0.99).abs() < f64::EPSILON);
+    }
+}

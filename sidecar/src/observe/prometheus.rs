@@ -1,0 +1,202 @@
+//! The counters as Prometheus text (exposition format 0.0.4).
+//!
+//! Every name is in this file or in [`Gauge::ALL`]; a scraper may rely on them. Formats when somebody
+//! looks; nothing here runs per request.
+
+#[cfg(test)]
+mod tests;
+
+use std::fmt::Write as _;
+
+use super::cell::CellSnapshot;
+use super::histogram::HistogramSnapshot;
+use super::registry::{Gauge, Key, Stats};
+use crate::respond::Reason;
+
+/// Facts of the process, from `/proc/self`.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Process {
+    /// Memory held, bytes.
+    pub rss_bytes: u64,
+    /// Open file descriptors.
+    pub fds: u64,
+    /// Processor time used, seconds.
+    pub cpu_seconds: f64,
+    /// Unix time of the start, seconds.
+    pub start_seconds: f64,
+}
+
+/// A value counted per cell: name, type, help.
+type Column = (&'static str, &'static str, &'static str, fn(&CellSnapshot) -> u64);
+
+const COLUMNS: [Column; 5] = [
+    ("outrigger_requests_total", "counter", "Requests that began.", |c| {
+        c.requests
+    }),
+    ("outrigger_tries_total", "counter", "Tries sent upstream.", |c| c.tries),
+    (
+        "outrigger_cancelled_total",
+        "counter",
+        "Requests that the client gave up.",
+        |c| c.cancelled,
+    ),
+    (
+        "outrigger_connections_total",
+        "counter",
+        "Client connections accepted.",
+        |c| c.connections,
+    ),
+    (
+        "outrigger_connections_open",
+        "gauge",
+        "Client connections open now.",
+        |c| c.connections_open,
+    ),
+];
+
+/// Writes everything that `stats` counts, and the facts of the process.
+#[must_use]
+pub fn render(stats: &Stats, process: &Process, app_ok: bool) -> String {
+    let cells: Vec<(String, CellSnapshot)> = stats
+        .snapshot()
+        .into_iter()
+        .map(|(key, cell)| (labels(&key), cell))
+        .collect();
+    let mut page = Page {
+        text: String::with_capacity(16 * 1024),
+    };
+    for (name, kind, help, value) in COLUMNS {
+        page.family(name, kind, help);
+        for (labels, cell) in &cells {
+            page.sample(name, labels, value(cell));
+        }
+    }
+    page.family(
+        "outrigger_responses_total",
+        "counter",
+        "Requests that ended, by class of status.",
+    );
+    for (labels, c) in &cells {
+        for (class, n) in [
+            ("success", c.success),
+            ("client_error", c.client_error),
+            ("server_error", c.server_error),
+        ] {
+            page.sample("outrigger_responses_total", &format!("{labels},class=\"{class}\""), n);
+        }
+    }
+    page.family(
+        "outrigger_opaque_bytes_total",
+        "counter",
+        "Bytes of opaque connections, from and to the client.",
+    );
+    for (labels, c) in &cells {
+        for (way, n) in [("from_client", c.bytes_in), ("to_client", c.bytes_out)] {
+            page.sample("outrigger_opaque_bytes_total", &format!("{labels},way=\"{way}\""), n);
+        }
+    }
+    page.family(
+        "outrigger_reasons_total",
+        "counter",
+        "Answers that the mesh made itself, by reason.",
+    );
+    for (labels, c) in &cells {
+        // A reason that never came up is no series: thirteen for each service would be most of the page.
+        for (reason, n) in Reason::ALL.iter().zip(c.reasons).filter(|(_, n)| *n > 0) {
+            page.sample(
+                "outrigger_reasons_total",
+                &format!("{labels},reason=\"{}\"", reason.as_str()),
+                n,
+            );
+        }
+    }
+    page.family(
+        "outrigger_request_duration_seconds",
+        "histogram",
+        "From a request's head to the end of its answer.",
+    );
+    for (labels, c) in &cells {
+        page.histogram("outrigger_request_duration_seconds", labels, &c.latency);
+    }
+    for (gauge, name, kind, help) in Gauge::ALL {
+        page.family(name, kind, help);
+        page.sample(name, "", stats.get(gauge));
+    }
+    page.family("outrigger_app_healthy", "gauge", "1 while the app passes its probe.");
+    page.sample("outrigger_app_healthy", "", u8::from(app_ok));
+    page.family("outrigger_build_info", "gauge", "1, with the version as label.");
+    page.sample(
+        "outrigger_build_info",
+        concat!("version=\"", env!("CARGO_PKG_VERSION"), "\""),
+        1,
+    );
+    page.process(process);
+    page.text
+}
+
+struct Page {
+    text: String,
+}
+
+impl Page {
+    fn family(&mut self, name: &str, kind: &str, help: &str) {
+        // Writing to a String cannot fail.
+        let _infallible = write!(self.text, "# HELP {name} {help}\n# TYPE {name} {kind}\n");
+    }
+
+    fn sample(&mut self, name: &str, labels: &str, value: impl std::fmt::Display) {
+        let _infallible = match labels {
+            "" => writeln!(self.text, "{name} {value}"),
+            _ => writeln!(self.text, "{name}{{{labels}}} {value}"),
+        };
+    }
+
+    fn histogram(&mut self, name: &str, labels: &str, latency: &HistogramSnapshot) {
+        let mut seen = 0u64;
+        for (i, n) in latency.buckets.iter().enumerate() {
+            seen += n;
+            if let Some(bound) = HistogramSnapshot::upper_bound(i) {
+                self.sample(
+                    &format!("{name}_bucket"),
+                    &format!("{labels},le=\"{}\"", bound.as_secs_f64()),
+                    seen,
+                );
+            }
+        }
+        self.sample(&format!("{name}_bucket"), &format!("{labels},le=\"+Inf\""), seen);
+        self.sample(
+            &format!("{name}_sum"),
+            labels,
+            std::time::Duration::from_nanos(latency.sum_ns).as_secs_f64(),
+        );
+        self.sample(&format!("{name}_count"), labels, seen);
+    }
+
+    fn process(&mut self, process: &Process) {
+        self.family("process_resident_memory_bytes", "gauge", "Memory held, bytes.");
+        self.sample("process_resident_memory_bytes", "", process.rss_bytes);
+        self.family("process_open_fds", "gauge", "Open file descriptors.");
+        self.sample("process_open_fds", "", process.fds);
+        self.family("process_cpu_seconds_total", "counter", "Processor time used, seconds.");
+        self.sample("process_cpu_seconds_total", "", process.cpu_seconds);
+        self.family(
+            "process_start_time_seconds",
+            "gauge",
+            "Unix time of the start, seconds.",
+        );
+        self.sample("process_start_time_seconds", "", process.start_seconds);
+    }
+}
+
+fn labels(key: &Key) -> String {
+    let (service, port) = (escaped(&key.service), escaped(&key.port));
+    format!(
+        "direction=\"{}\",service=\"{service}\",port=\"{port}\"",
+        key.direction.as_str()
+    )
+}
+
+/// A label's value: backslash, quote and line feed have to be escaped.
+fn escaped(text: &str) -> String {
+    text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+}

@@ -1,6 +1,8 @@
 //! The control plane: knows every service and endpoint and tells each sidecar what it uses.
 //!
 //! Rooms, in reading order:
+//! - [`config`]: mesh.yaml, read and validated; pure but for reading the file.
+//! - [`catalog`]: a mesh as resources, and what changed; pure.
 //! - [`registry`]: who serves what, under leases; pure.
 //! - [`push`]: tells each sidecar what it subscribed to; pure but for its gRPC face.
 //! - [`session`]: the facts that sidecars send up.
@@ -13,6 +15,8 @@
 //! - [`stop`]: one signal that ends every stream and task.
 
 pub mod api;
+pub mod catalog;
+pub mod config;
 pub mod events;
 pub mod plane;
 pub mod push;

@@ -13,3 +13,5 @@ pub mod ads;
 pub mod hub;
 pub mod stream;
 pub mod table;
+#[cfg(test)]
+mod tests;

@@ -17,6 +17,8 @@ use std::sync::Arc;
 use outrigger_proto::model::{Endpoint, EndpointName, ServiceName};
 
 mod expiry;
+#[cfg(test)]
+mod tests;
 
 /// Milliseconds of a monotonic clock.
 pub type Millis = u64;

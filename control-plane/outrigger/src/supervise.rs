@@ -7,8 +7,12 @@
 //! [`workload`] (an app with its sidecar), [`keep`] (one process), [`control`] (the socket for `ps` and `restart`).
 
 pub(crate) mod admin;
+pub(crate) mod back;
 pub(crate) mod backoff;
+pub(crate) mod build;
 pub(crate) mod console;
+pub(crate) mod control;
+pub(crate) mod fleet;
 pub(crate) mod front;
 pub(crate) mod guard;
 pub(crate) mod keep;
@@ -16,4 +20,8 @@ pub(crate) mod logs;
 pub(crate) mod ports;
 pub(crate) mod reap;
 pub(crate) mod state;
+pub(crate) mod table;
 pub(crate) mod tree;
+pub(crate) mod workload;
+#[cfg(test)]
+mod tests;

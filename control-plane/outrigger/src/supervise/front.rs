@@ -8,12 +8,15 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::time::Duration;
 
+use anyhow::{Context, bail};
 use nix::sys::prctl;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd;
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::console::Console;
 use super::reap::{Exit, Reaper};
+use super::state::Layout;
 use super::{guard, tree};
 
 /// How long what the supervisor left behind may take to end by itself.
@@ -21,16 +24,34 @@ const GRACE: Duration = Duration::from_secs(2);
 
 /// What became of the supervisor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Outcome {
+enum Outcome {
     /// It ended by itself, with this code.
     Ended(i32),
     /// It was killed; so many processes were left and have been ended.
     Killed(usize),
 }
 
+/// Guards one `up` in `layout` from its start to its end; returns the exit code. `spawned` is called once the supervisor
+/// lives.
+pub(crate) async fn run(layout: &Layout, supervisor: Command, spawned: impl FnOnce()) -> anyhow::Result<u8> {
+    let Some(_lock) = layout.lock_front()? else {
+        let pid = layout.up().map_or_else(String::new, |up| format!(" (pid {})", up.pid));
+        bail!("already running{pid}; `outrigger down` stops it");
+    };
+    let run = uuid::Uuid::new_v4().simple().to_string();
+    match watch(supervisor, &run, spawned).await.context("cannot watch the supervisor")? {
+        Outcome::Ended(code) => Ok(u8::try_from(code).unwrap_or(1)),
+        Outcome::Killed(left) => {
+            layout.clean();
+            Console::silent().note(&format!("the supervisor was killed; ended the {left} processes that it left"));
+            Ok(1)
+        }
+    }
+}
+
 /// Starts `supervisor` and watches over it until its end. `run` marks all that it starts; `spawned` is called once it
 /// lives.
-pub(crate) async fn watch(mut supervisor: Command, run: &str, spawned: impl FnOnce()) -> io::Result<Outcome> {
+async fn watch(mut supervisor: Command, run: &str, spawned: impl FnOnce()) -> io::Result<Outcome> {
     prctl::set_child_subreaper(true)?;
     let mut signals = Signals::listen()?;
     let reaper = Reaper::start()?;

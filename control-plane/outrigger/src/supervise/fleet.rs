@@ -1,0 +1,201 @@
+//! All that one mesh runs: the control plane and every workload, started, watched and stopped in order.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use super::console::Console;
+use super::keep::{self, Kept, Launch, Want};
+use super::logs::Sink;
+use super::reap::Reaper;
+use super::state::{Layout, Up};
+use super::workload::{Instance, Row, Workload};
+
+/// What to run.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    /// The mesh's name.
+    pub(crate) mesh: String,
+    /// What a person may try first.
+    pub(crate) hint: Option<String>,
+    /// The control plane, where we are to run one.
+    pub(crate) control: Option<Launch>,
+    /// Where it listens.
+    pub(crate) control_plane: SocketAddr,
+    /// The instances.
+    pub(crate) instances: Vec<Instance>,
+}
+
+/// The control plane's name as a process.
+pub(crate) const CONTROL_PLANE: &str = "control-plane";
+/// How long the control plane, and a sidecar without its app, may take to end.
+const SHORT_GRACE: Duration = Duration::from_secs(3);
+/// How often start-up looks whether all are healthy.
+const LOOK: Duration = Duration::from_millis(40);
+
+/// The running mesh.
+#[derive(Debug)]
+pub(crate) struct Fleet {
+    control: Option<Kept>,
+    control_plane: SocketAddr,
+    /// The workloads in the order of mesh.yaml.
+    pub(crate) workloads: Vec<Arc<Workload>>,
+}
+
+impl Fleet {
+    /// Sets everything up without starting it.
+    pub(crate) fn new(plan: &Plan, layout: &Layout, reaper: &Reaper, console: &Console) -> Self {
+        console.introduce(plan.instances.iter().map(|instance| instance.name.as_str()));
+        let control = plan.control.clone().map(|launch| {
+            let sink = Sink::new(CONTROL_PLANE, &layout.log(CONTROL_PLANE), None, console);
+            keep::keep(CONTROL_PLANE, launch, sink, SHORT_GRACE, reaper, console)
+        });
+        let workloads = plan
+            .instances
+            .iter()
+            .map(|instance| Arc::new(Workload::new(instance.clone(), layout, reaper, console)))
+            .collect();
+        Self { control, control_plane: plan.control_plane, workloads }
+    }
+
+    /// Starts the control plane, then all workloads at once, each with its sidecar first.
+    pub(crate) async fn start(&self) {
+        if let Some(control) = &self.control {
+            control.want(Want::Run);
+            let listens = async {
+                while TcpStream::connect(self.control_plane).await.is_err() {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            };
+            // Sidecars reach it later as well; this only spares them the first back-off.
+            tokio::time::timeout(Duration::from_secs(3), listens).await.ok();
+        }
+        self.each(|workload| async move { workload.start().await }).await;
+    }
+
+    /// Waits until every instance is healthy or hopeless, for at most `patience`; tells `progress` how many are healthy.
+    pub(crate) async fn settle(&self, patience: Duration, progress: impl Fn(usize, &[Row])) -> Vec<Row> {
+        let until = Instant::now() + patience;
+        loop {
+            let rows = self.rows().await;
+            progress(rows.iter().filter(|row| row.healthy()).count(), &rows);
+            if rows.iter().all(|row| row.healthy() || row.hopeless()) || Instant::now() > until {
+                return rows;
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    /// What is known of each instance, asked all at once.
+    pub(crate) async fn rows(&self) -> Vec<Row> {
+        self.each(|workload| async move { workload.row().await }).await
+    }
+
+    /// Restarts the instances of `service` one after the other, or of all; names what it restarted.
+    pub(crate) async fn restart(&self, service: Option<&str>) -> Vec<String> {
+        let mut restarted = Vec::new();
+        let chosen = |workload: &Workload| {
+            service.is_none_or(|wanted| workload.instance.service == wanted || workload.instance.name == wanted)
+        };
+        for workload in self.workloads.iter().filter(|workload| chosen(workload)) {
+            workload.restart().await;
+            // The next replica goes only when this one is back, so that the service stays reachable.
+            let back = async {
+                loop {
+                    let row = workload.row().await;
+                    if row.healthy() || row.hopeless() {
+                        return;
+                    }
+                    tokio::time::sleep(LOOK).await;
+                }
+            };
+            tokio::time::timeout(Duration::from_secs(15), back).await.ok();
+            restarted.push(workload.instance.name.clone());
+        }
+        restarted
+    }
+
+    /// Stops apps, then sidecars, then the control plane. When `hurry` becomes true, at once.
+    pub(crate) async fn stop(&self, mut hurry: watch::Receiver<bool>) {
+        let orderly = async {
+            self.each(|workload| async move { workload.stop_app(Want::Stop).await }).await;
+            // Nothing is behind the sidecars any more: a long drain would serve nobody.
+            let sidecars = self.each(|workload| async move { workload.stop_sidecar(Want::Stop).await });
+            if tokio::time::timeout(SHORT_GRACE, sidecars).await.is_err() {
+                self.each(|workload| async move { workload.stop_sidecar(Want::Kill).await }).await;
+            }
+            if let Some(control) = &self.control {
+                control.want(Want::Stop);
+                control.stopped().await;
+            }
+        };
+        tokio::select! {
+            () = orderly => return,
+            Ok(_) = hurry.wait_for(|hurry| *hurry) => {}
+        }
+        self.each(|workload| async move {
+            workload.stop_app(Want::Kill).await;
+            workload.stop_sidecar(Want::Kill).await;
+        })
+        .await;
+        if let Some(control) = &self.control {
+            control.want(Want::Kill);
+            control.stopped().await;
+        }
+    }
+
+    /// The last lines of an instance's app.
+    pub(crate) fn last_lines(&self, instance: &str) -> Vec<String> {
+        let found = self.workloads.iter().find(|workload| workload.instance.name == instance);
+        found.map(|workload| workload.app.sink.last_lines()).unwrap_or_default()
+    }
+
+    /// Keeps `up.json` true: writes it whenever a process starts or ends. Never returns.
+    pub(crate) async fn describe(self: Arc<Self>, layout: Layout, mut up: Up, mut ready: watch::Receiver<bool>) {
+        let (changed, mut change) = watch::channel(());
+        let mut watchers = JoinSet::new();
+        let apps = self.workloads.iter().map(|workload| workload.app.seen.clone());
+        let sidecars = self.workloads.iter().filter_map(|workload| Some(workload.sidecar.as_ref()?.seen.clone()));
+        for mut seen in apps.chain(sidecars) {
+            let changed = changed.clone();
+            watchers.spawn(async move {
+                while seen.changed().await.is_ok() {
+                    changed.send_replace(());
+                }
+            });
+        }
+        loop {
+            change.borrow_and_update();
+            up.ready = *ready.borrow_and_update();
+            up.services = self.workloads.iter().map(|workload| workload.entry(&layout)).collect();
+            // A full disk makes `ps` less precise; it must not stop the mesh.
+            layout.write_up(&up).ok();
+            tokio::select! {
+                _ = change.changed() => {}
+                Ok(()) = ready.changed() => {}
+            }
+            // Many starts at once are one writing.
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    async fn each<T, F>(&self, work: impl Fn(Arc<Workload>) -> F) -> Vec<T>
+    where
+        T: Send + 'static,
+        F: Future<Output = T> + Send + 'static,
+    {
+        let mut tasks = JoinSet::new();
+        for (index, workload) in self.workloads.iter().enumerate() {
+            let work = work(Arc::clone(workload));
+            tasks.spawn(async move { (index, work.await) });
+        }
+        let mut done = tasks.join_all().await;
+        done.sort_by_key(|(index, _)| *index);
+        done.into_iter().map(|(_, result)| result).collect()
+    }
+}

@@ -1,6 +1,7 @@
 //! Start and stop of a service: where it listens, how it reaches a neighbour, and that it finishes its calls on SIGTERM.
 
 use std::net::SocketAddr;
+use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -12,19 +13,30 @@ use tonic::service::Routes;
 use tonic::transport::server::TcpIncoming;
 use tonic::transport::{Channel, Endpoint, Server};
 use tonic_health::ServingStatus;
-use tracing::info;
+use tracing::{error, info};
 
 /// How long calls in flight may go on after SIGTERM.
 pub const GRACE: Duration = Duration::from_secs(5);
 
-/// Sends the service's log to standard output, one line an event.
-pub fn log() {
+/// Runs a service to its end. Its log goes to standard output, one line an event, and so does what ended it too early.
+pub fn run(service: impl Future<Output = anyhow::Result<()>>) -> ExitCode {
     tracing_subscriber::fmt()
         .with_max_level(tracing::Level::INFO)
         .with_target(false)
         .with_ansi(false)
         .without_time()
         .init();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(anyhow::Error::from);
+    match runtime.and_then(|runtime| runtime.block_on(service)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(cause) => {
+            error!("{cause:#}");
+            ExitCode::FAILURE
+        }
+    }
 }
 
 /// Binds `HOST` (default 127.0.0.1) and `PORT`.

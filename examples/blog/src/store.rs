@@ -1,6 +1,7 @@
 //! A service's own database: one SQLite file that no other service opens.
 
-use std::path::PathBuf;
+use std::fs::File;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -28,10 +29,14 @@ impl Store {
         if let Some(folder) = path.parent() {
             std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
         }
+        // SQLite's switch to WAL fails at once when another replica is just at it, whatever the busy timeout says.
+        let lock = path.with_extension("lock");
+        let lock = File::create(&lock).with_context(|| format!("cannot make {}", lock.display()))?;
+        lock.lock()?;
         Self::prepare(&path, schema).with_context(|| format!("cannot open {}", path.display()))
     }
 
-    fn prepare(path: &std::path::Path, schema: &str) -> rusqlite::Result<Self> {
+    fn prepare(path: &Path, schema: &str) -> rusqlite::Result<Self> {
         let connection = Connection::open(path)?;
         // A second replica may have the file open: wait for its transactions instead of failing.
         connection.busy_timeout(Duration::from_secs(5))?;

@@ -3,6 +3,7 @@
 A visitor counts once a day and blog. It knows nothing of blogs: any id can be counted for.
 """
 
+import fcntl
 import json
 import os
 import signal
@@ -11,6 +12,7 @@ import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from socketserver import TCPServer
 from urllib.parse import parse_qs, urlsplit
 
 SCHEMA = """
@@ -37,8 +39,11 @@ class Store:
         os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
         self.lock = threading.Lock()
         self.db = sqlite3.connect(path, timeout=5, isolation_level=None, check_same_thread=False)
-        self.db.execute("PRAGMA journal_mode = WAL")
-        self.db.executescript(SCHEMA)
+        # SQLite's switch to WAL fails at once when another replica is just at it, whatever the timeout says.
+        with open(os.path.splitext(path)[0] + ".lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            self.db.execute("PRAGMA journal_mode = WAL")
+            self.db.executescript(SCHEMA)
 
     def visit(self, blog_id, visitor):
         day = time.strftime("%Y-%m-%d", time.gmtime())
@@ -133,6 +138,11 @@ class Server(ThreadingHTTPServer):
         self.store = store
         self.busy = threading.Condition()
         self.running = 0
+
+    def server_bind(self):
+        # HTTPServer's own asks the resolver for this host's name, which may take seconds and serves nobody here.
+        TCPServer.server_bind(self)
+        self.server_name, self.server_port = self.server_address
 
     def handle_error(self, request, client_address):
         # Whoever hangs up before the answer has had enough of it; that is no fault of ours.

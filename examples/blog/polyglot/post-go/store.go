@@ -5,6 +5,8 @@ import (
 	"database/sql"
 	"os"
 	"path/filepath"
+	"strings"
+	"syscall"
 
 	postpb "example.test/blog/post/pb/post"
 	_ "modernc.org/sqlite" // SQLite without cgo, as database/sql's driver "sqlite"
@@ -31,6 +33,15 @@ func openStore() (*store, error) {
 		path = filepath.Join(os.Getenv("DATA_DIR"), "post.db")
 	}
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return nil, err
+	}
+	// SQLite's switch to WAL fails at once when another replica is just at it, whatever the busy timeout says.
+	lock, err := os.Create(strings.TrimSuffix(path, filepath.Ext(path)) + ".lock")
+	if err != nil {
+		return nil, err
+	}
+	defer lock.Close()
+	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX); err != nil {
 		return nil, err
 	}
 	db, err := sql.Open("sqlite", path+"?_pragma=busy_timeout(5000)&_pragma=journal_mode(WAL)&_pragma=synchronous(NORMAL)")

@@ -1,5 +1,7 @@
 //! auth: user ids, passwords and sessions. It knows nothing of the person behind an account.
 
+use std::process::ExitCode;
+
 use argon2::Argon2;
 use argon2::password_hash::phc::PasswordHash;
 use argon2::password_hash::{PasswordHasher as _, PasswordVerifier as _};
@@ -38,9 +40,11 @@ struct Accounts {
     nobody: String,
 }
 
-#[tokio::main]
-async fn main() -> anyhow::Result<()> {
-    server::log();
+fn main() -> ExitCode {
+    server::run(serve())
+}
+
+async fn serve() -> anyhow::Result<()> {
     let nobody = hash("nobody").map_err(|status| anyhow::anyhow!("{status}"))?;
     let accounts = Accounts {
         store: Store::open("auth", SCHEMA)?,

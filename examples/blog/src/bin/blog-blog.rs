@@ -1,5 +1,7 @@
 //! blog: which blogs there are and whose they are.
 
+use std::process::ExitCode;
+
 use blog::pb::blog::blog_server::{Blog, BlogServer};
 use blog::pb::blog::{BlogInfo, CreateBlogRequest, DESCRIPTORS, GetBlogRequest};
 use blog::pb::user::GetUserRequest;
@@ -23,9 +25,11 @@ struct Blogs {
     users: UserClient<Channel>,
 }
 
-#[tokio::main]
-async fn main() -> anyhow::Result<()> {
-    server::log();
+fn main() -> ExitCode {
+    server::run(serve())
+}
+
+async fn serve() -> anyhow::Result<()> {
     let users = UserClient::new(server::neighbour("USER_ADDR")?);
     let routes = Routes::new(BlogServer::new(Blogs {
         store: Store::open("blog", SCHEMA)?,

@@ -1,5 +1,7 @@
 //! post: what is written in the blogs, newest first.
 
+use std::process::ExitCode;
+
 use blog::pb::blog::blog_client::BlogClient;
 use blog::pb::blog::{BlogInfo, GetBlogRequest};
 use blog::pb::post::post_server::{Post, PostServer};
@@ -27,9 +29,11 @@ struct Posts {
     blogs: BlogClient<Channel>,
 }
 
-#[tokio::main]
-async fn main() -> anyhow::Result<()> {
-    server::log();
+fn main() -> ExitCode {
+    server::run(serve())
+}
+
+async fn serve() -> anyhow::Result<()> {
     let blogs = BlogClient::new(server::neighbour("BLOG_ADDR")?);
     let routes = Routes::new(PostServer::new(Posts {
         store: Store::open("post", SCHEMA)?,

@@ -1,5 +1,7 @@
 //! subscribe: who follows which blog.
 
+use std::process::ExitCode;
+
 use blog::pb::blog::GetBlogRequest;
 use blog::pb::blog::blog_client::BlogClient;
 use blog::pb::subscribe::subscribe_server::{Subscribe, SubscribeServer};
@@ -29,9 +31,11 @@ struct Subscriptions {
     users: UserClient<Channel>,
 }
 
-#[tokio::main]
-async fn main() -> anyhow::Result<()> {
-    server::log();
+fn main() -> ExitCode {
+    server::run(serve())
+}
+
+async fn serve() -> anyhow::Result<()> {
     let subscriptions = Subscriptions {
         store: Store::open("subscribe", SCHEMA)?,
         blogs: BlogClient::new(server::neighbour("BLOG_ADDR")?),

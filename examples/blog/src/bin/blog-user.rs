@@ -1,5 +1,7 @@
 //! user: the person behind an account. It knows nothing of passwords and sessions.
 
+use std::process::ExitCode;
+
 use blog::pb::user::user_server::{User, UserServer};
 use blog::pb::user::{CreateUserRequest, DESCRIPTORS, GetUserRequest, Profile};
 use blog::{check, server, store::Store};
@@ -17,9 +19,11 @@ struct Users {
     store: Store,
 }
 
-#[tokio::main]
-async fn main() -> anyhow::Result<()> {
-    server::log();
+fn main() -> ExitCode {
+    server::run(serve())
+}
+
+async fn serve() -> anyhow::Result<()> {
     let routes = Routes::new(UserServer::new(Users {
         store: Store::open("user", SCHEMA)?,
     }));

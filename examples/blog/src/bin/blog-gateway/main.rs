@@ -1,6 +1,8 @@
 //! gateway: the blog's HTTP/JSON face. It names the paths, asks the other services and puts their answers together; it
 //! holds no data and decides nothing about it.
 
+use std::process::ExitCode;
+
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::routing::{get, post};
@@ -33,9 +35,11 @@ struct Services {
 /// No request of this API needs more.
 const LARGEST_BODY: usize = 512 * 1024;
 
-#[tokio::main]
-async fn main() -> anyhow::Result<()> {
-    server::log();
+fn main() -> ExitCode {
+    server::run(serve())
+}
+
+async fn serve() -> anyhow::Result<()> {
     let services = Services {
         auth: AuthClient::new(server::neighbour("AUTH_ADDR")?),
         user: UserClient::new(server::neighbour("USER_ADDR")?),

@@ -18,6 +18,7 @@ pub mod directory;
 pub mod discover;
 pub mod drain;
 pub mod egress;
+mod exchange;
 pub mod forward;
 pub mod health;
 pub mod inbound;
@@ -30,3 +31,11 @@ mod run;
 pub mod shared;
 
 pub use run::{Error, run};
+
+/// Sends the program's own log to standard error: `RUST_LOG` chooses what, `info` by default.
+pub fn init_logs() {
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    // A second call keeps the first subscriber.
+    drop(tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).try_init());
+}

@@ -1,13 +1,16 @@
 //! The one place where a failure becomes a status.
 //!
 //! Every answer that the mesh makes itself has a reason from this closed table, in the header
-//! `outrigger-reason`, the gRPC message, the log and a counter. Knows no room but bodies.
+//! `outrigger-reason`, the gRPC message, the log and a counter. Knows no room but bodies and deadlines.
+
+use std::time::Instant;
 
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use http::{Response, StatusCode};
 
 use crate::forward::body::Body;
+use crate::policy::deadline::Deadline;
 
 /// The header that carries [`Reason::as_str`].
 pub const REASON_HEADER: HeaderName = HeaderName::from_static("outrigger-reason");
@@ -126,6 +129,52 @@ pub fn answer(reason: Reason, dress: Dress, detail: &str) -> Response<Body> {
     };
     response.headers_mut().insert(REASON_HEADER, reason.header());
     response
+}
+
+/// Waits for `work` until `deadline`; none when time ran out. `sent` tells whether the request's body
+/// has been sent whole: until then the service's time-out has not begun.
+///
+/// # Cancel safety
+/// As safe as `work`.
+pub async fn within<T>(deadline: &Deadline, sent: impl Fn() -> bool, work: impl Future<Output = T>) -> Option<T> {
+    tokio::pin!(work);
+    let mut sent_at = sent().then(Instant::now);
+    while let Some(at) = deadline.next(Instant::now(), sent_at) {
+        match tokio::time::timeout_at(at.into(), work.as_mut()).await {
+            Ok(done) => return Some(done),
+            Err(_) if sent_at.is_some() || deadline.whole.is_some_and(|w| w <= Instant::now()) => return None,
+            // The time-out counts from the end of the request; it is at most one time-out late.
+            Err(_) => sent_at = sent().then(Instant::now),
+        }
+    }
+    Some(work.await)
+}
+
+/// An error and its causes, in one line.
+#[must_use]
+pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        text.push_str(": ");
+        text.push_str(&inner.to_string());
+        cause = inner.source();
+    }
+    text
+}
+
+/// Why a client's connection ended early.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectionError {
+    /// The bytes are not HTTP, or the peer broke off.
+    #[error("http: {}", chain(.0))]
+    Http(#[from] hyper::Error),
+    /// The socket failed.
+    #[error("socket: {0}")]
+    Io(#[from] std::io::Error),
+    /// The mesh refused an opaque connection.
+    #[error("refused: {}", .0.as_str())]
+    Refused(Reason),
 }
 
 /// Percent-encodes a `grpc-message` (gRPC over HTTP/2, "Responses": everything but %x20-7E, and %).

@@ -1,0 +1,12 @@
+//! Client connections: listeners, the acceptor, the data workers, serving HTTP on one connection.
+//!
+//! One acceptor thread hands each connection to the worker with the fewest; a worker is one thread
+//! with one single-threaded runtime, its own pools and counters. Knows no routes.
+
+pub mod head;
+mod listen;
+pub mod serve;
+mod worker;
+
+pub use listen::{Listener, bind, run_acceptor};
+pub use worker::{Handler, Job, Worker, spawn};

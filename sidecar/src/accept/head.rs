@@ -1,0 +1,223 @@
+//! Watches the raw bytes of HTTP/1 request heads for what hyper repairs in silence.
+//!
+//! hyper drops a second equal `Content-Length`, and `Content-Length` beside `Transfer-Encoding`
+//! (RFC 9112 §6.3 allows that). A mesh refuses such a request instead: somebody along the way may have
+//! read it differently. Also knows since when a head is incomplete, for the header time-out.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::task::{Context, Poll, ready};
+use std::time::Instant;
+
+use parking_lot::Mutex;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// What one connection's reader and its requests tell each other.
+#[derive(Debug)]
+pub struct Watch {
+    began: Instant,
+    /// Milliseconds since `began` at the first byte of an incomplete head; 0: none.
+    head_since: AtomicU64,
+    /// Milliseconds since `began` of the last byte read.
+    last_read: AtomicU64,
+    /// The next bytes begin a head.
+    expects_head: AtomicBool,
+    in_request: AtomicBool,
+    scan: Mutex<Scan>,
+}
+
+impl Default for Watch {
+    fn default() -> Self {
+        Self {
+            began: Instant::now(),
+            head_since: AtomicU64::new(0),
+            last_read: AtomicU64::new(0),
+            expects_head: AtomicBool::new(true),
+            in_request: AtomicBool::new(false),
+            scan: Mutex::new(Scan::default()),
+        }
+    }
+}
+
+impl Watch {
+    /// A request's head is complete. True when its framing is in doubt.
+    pub fn begin(&self) -> bool {
+        self.head_since.store(0, Relaxed);
+        self.in_request.store(true, Relaxed);
+        self.expects_head.store(false, Relaxed);
+        let mut scan = self.scan.lock();
+        let doubtful = scan.doubtful();
+        *scan = Scan::default();
+        doubtful
+    }
+
+    /// The request is answered. `read_whole` tells that its body has been read, so that the next byte
+    /// begins a head; otherwise the next head is left to hyper alone.
+    pub fn end(&self, read_whole: bool) {
+        self.in_request.store(false, Relaxed);
+        self.expects_head.store(read_whole, Relaxed);
+    }
+
+    /// How long the present head has been incomplete, and how long nothing has been read.
+    #[must_use]
+    pub fn waiting(&self) -> (std::time::Duration, std::time::Duration) {
+        let now = self.now();
+        let since = |at: u64| std::time::Duration::from_millis(now.saturating_sub(at));
+        let head = self.head_since.load(Relaxed);
+        let in_request = self.in_request.load(Relaxed);
+        (
+            if head == 0 { std::time::Duration::ZERO } else { since(head) },
+            if in_request { std::time::Duration::ZERO } else { since(self.last_read.load(Relaxed)) },
+        )
+    }
+
+    fn saw(&self, bytes: &[u8]) {
+        let now = self.now().max(1);
+        self.last_read.store(now, Relaxed);
+        if !self.in_request.load(Relaxed) {
+            if self.head_since.load(Relaxed) == 0 {
+                self.head_since.store(now, Relaxed);
+            }
+            if self.expects_head.load(Relaxed) {
+                self.scan.lock().feed(bytes);
+            }
+        }
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+/// Counts the framing fields of one head, fed in pieces of any size.
+#[derive(Debug, Default)]
+pub struct Scan {
+    lengths: u32,
+    codings: u32,
+    line: [u8; 18],
+    in_line: usize,
+    done: bool,
+}
+
+impl Scan {
+    /// Takes in the next bytes; those after the head's end are ignored.
+    pub fn feed(&mut self, mut bytes: &[u8]) {
+        while !self.done && !bytes.is_empty() {
+            let (line, rest, ended) = match memchr::memchr(b'\n', bytes) {
+                Some(at) => (bytes.get(..at).unwrap_or_default(), bytes.get(at + 1..).unwrap_or_default(), true),
+                None => (bytes, &[][..], false),
+            };
+            for byte in line.iter().take(self.line.len().saturating_sub(self.in_line)) {
+                if let Some(slot) = self.line.get_mut(self.in_line) {
+                    *slot = byte.to_ascii_lowercase();
+                }
+                self.in_line += 1;
+            }
+            if ended {
+                self.end_line(line.len());
+            }
+            bytes = rest;
+        }
+    }
+
+    fn end_line(&mut self, last_piece: usize) {
+        let start = self.line.get(..self.in_line).unwrap_or_default();
+        if start.starts_with(b"content-length:") {
+            self.lengths += 1;
+        } else if start.starts_with(b"transfer-encoding:") {
+            self.codings += 1;
+        } else if start == b"\r" || (start.is_empty() && last_piece == 0) {
+            self.done = true;
+        }
+        self.in_line = 0;
+    }
+
+    /// Two lengths, or a length beside a coding.
+    #[must_use]
+    pub fn doubtful(&self) -> bool {
+        self.lengths > 1 || (self.lengths > 0 && self.codings > 0)
+    }
+}
+
+/// A stream whose reads are watched.
+#[derive(Debug)]
+pub struct Watched<S> {
+    stream: S,
+    watch: Arc<Watch>,
+}
+
+impl<S> Watched<S> {
+    /// Watches `stream`.
+    pub fn new(stream: S, watch: Arc<Watch>) -> Self {
+        Self { stream, watch }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
+        if let Some(new) = buf.filled().get(before..).filter(|new| !new.is_empty()) {
+            self.watch.saw(new);
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+    fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+    }
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[track_caller]
+    fn check(head: &str, doubtful: bool) {
+        let head = head.replace('\n', "\r\n");
+        let mut whole = Scan::default();
+        whole.feed(head.as_bytes());
+        assert_eq!(whole.doubtful(), doubtful, "{head}");
+        let mut pieces = Scan::default();
+        head.as_bytes().chunks(1).for_each(|b| pieces.feed(b));
+        assert_eq!(pieces.doubtful(), doubtful, "byte by byte: {head}");
+    }
+
+    #[test]
+    fn doubtful_framing_is_found() {
+        check("GET / HTTP/1.1\nHost: a\n\n", false);
+        check("POST / HTTP/1.1\nContent-Length: 3\n\n", false);
+        check("POST / HTTP/1.1\nContent-Length: 3\ncontent-LENGTH: 3\n\n", true);
+        check("POST / HTTP/1.1\nTransfer-Encoding: chunked\nContent-Length: 3\n\n", true);
+        check("POST / HTTP/1.1\nContent-Length: 3\nTransfer-Encoding: chunked\n\n", true);
+        check("POST / HTTP/1.1\nTransfer-Encoding: chunked\n\ncontent-length: 3\n", false);
+        check("POST / HTTP/1.1\nX-Content-Length: 3\nContent-Length: 3\n\n", false);
+    }
+
+    proptest! {
+        #[test]
+        fn pieces_do_not_matter(bytes in proptest::collection::vec(any::<u8>(), 0..300), cut in 1usize..40) {
+            let (mut whole, mut pieces) = (Scan::default(), Scan::default());
+            whole.feed(&bytes);
+            bytes.chunks(cut).for_each(|c| pieces.feed(c));
+            prop_assert_eq!((whole.lengths, whole.codings), (pieces.lengths, pieces.codings));
+        }
+    }
+}

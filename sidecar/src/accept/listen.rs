@@ -1,0 +1,92 @@
+//! Listeners and the one acceptor.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::unix::AsyncFd;
+
+use super::worker::{Job, Worker};
+use crate::drain::Phase;
+use crate::observe::Gauge;
+use crate::shared::Shared;
+
+/// One bound socket; `role` is the worker's index of the journey.
+#[derive(Debug)]
+pub struct Listener {
+    /// The bound socket, non-blocking.
+    pub socket: TcpListener,
+    /// Which journey its connections take.
+    pub role: usize,
+}
+
+/// Binds `address`.
+///
+/// # Errors
+/// With the address in the text, and who holds a port in use as far as that is known.
+pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let bound = (|| {
+        let socket = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None)?;
+        socket.set_reuse_address(true)?;
+        socket.set_nonblocking(true)?;
+        socket.bind(&address.into())?;
+        socket.listen(1024)?;
+        Ok::<_, io::Error>(TcpListener::from(socket))
+    })();
+    bound.map_err(|e| {
+        let hint = if e.kind() == io::ErrorKind::AddrInUse { "; another process listens there" } else { "" };
+        io::Error::new(e.kind(), format!("cannot listen on {address}: {e}{hint}"))
+    })
+}
+
+/// Accepts on every listener until the drain reaches its end.
+pub async fn run_acceptor(listeners: Vec<Listener>, workers: Arc<Vec<Worker>>, shared: Arc<Shared>) -> io::Result<()> {
+    let mut tasks = tokio::task::JoinSet::new();
+    for listener in listeners {
+        tasks.spawn(accept(listener, workers.clone(), shared.clone()));
+    }
+    tokio::select! {
+        () = shared.drain.reached(Phase::Ended) => Ok(()),
+        ended = tasks.join_next() => match ended {
+            Some(Ok(result)) => result,
+            Some(Err(panic)) => Err(io::Error::other(panic)),
+            // No listener at all: nothing to accept, ever.
+            None => { shared.drain.reached(Phase::Ended).await; Ok(()) }
+        },
+    }
+}
+
+async fn accept(listener: Listener, workers: Arc<Vec<Worker>>, shared: Arc<Shared>) -> io::Result<()> {
+    // A raw accept instead of tokio's: the stream is registered once, on its worker.
+    let socket = AsyncFd::register(listener.socket)?;
+    loop {
+        let mut ready = socket.readable().await?;
+        match ready.try_io(|inner| inner.get_ref().accept()) {
+            Err(_would_block) => {}
+            Ok(Ok((stream, client))) => {
+                let open: usize = workers.iter().map(Worker::open).sum();
+                let full = open >= shared.directory.proxy().limits.max_connections;
+                let handed = !full && stream.set_nonblocking(true).is_ok() && {
+                    let least = workers.iter().min_by_key(|w| w.open());
+                    least.is_some_and(|w| w.hand(Job { stream, client, role: listener.role }))
+                };
+                if !handed {
+                    shared.stats.add(Gauge::ConnectionsRefused, 1);
+                }
+            }
+            Ok(Err(e)) if exhausted(&e) => {
+                // The backlog stays readable: without a pause this would spin.
+                shared.stats.add(Gauge::AcceptPaused, 1);
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            // The client gave up before it was accepted (accept(2), "Error handling").
+            Ok(Err(e)) => tracing::debug!(error = %e, "a connection ended before it was accepted"),
+        }
+    }
+}
+
+/// EMFILE, ENFILE, ENOBUFS, ENOMEM.
+fn exhausted(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(24 | 23 | 105 | 12))
+}

@@ -1,0 +1,114 @@
+//! HTTP/1 connections: a stack of idle ones, each checked for an end before reuse.
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use socket2::SockRef;
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
+use tokio::net::TcpStream;
+
+use crate::forward::body::Body;
+
+/// Idle connections are used no longer than this; below the 5 s after which common servers
+/// (Node's default) close theirs, so that a request does not meet a closing socket.
+pub(super) const IDLE: Duration = Duration::from_secs(4);
+/// Idle connections kept an endpoint and worker.
+pub(super) const KEEP: usize = 64;
+
+/// A connection that can carry one request at a time.
+#[derive(Debug)]
+pub(super) struct Connection {
+    pub(super) sender: http1::SendRequest<Body>,
+    socket: Arc<TcpStream>,
+    pub(super) idle_since: Instant,
+}
+
+impl Connection {
+    /// Speaks HTTP/1 over a fresh connection.
+    pub(super) async fn handshake(stream: TcpStream, on_close: impl FnOnce() + Send + 'static) -> hyper::Result<Self> {
+        let socket = Arc::new(stream);
+        let (sender, connection) = http1::Builder::new()
+            .max_headers(256)
+            .handshake(TokioIo::new(SharedSocket(socket.clone())))
+            .await?;
+        // Owned by the connection itself: it ends with the socket or with the last sender.
+        tokio::spawn(async move {
+            if let Err(error) = connection.with_upgrades().await {
+                tracing::debug!(%error, "http/1 upstream connection ended");
+            }
+            on_close();
+        });
+        Ok(Self { sender, socket, idle_since: Instant::now() })
+    }
+
+    /// True when the connection may carry a request: ready, young enough, and the peer has neither
+    /// ended it nor sent what nobody asked for.
+    pub(super) fn usable(&self, now: Instant) -> bool {
+        if !self.sender.is_ready() || now.saturating_duration_since(self.idle_since) > IDLE {
+            return false;
+        }
+        let mut byte = [MaybeUninit::uninit(); 1];
+        matches!(SockRef::from(&*self.socket).peek(&mut byte), Err(e) if e.kind() == io::ErrorKind::WouldBlock)
+    }
+}
+
+/// A socket that the pool can look at while hyper owns the connection.
+#[derive(Debug)]
+struct SharedSocket(Arc<TcpStream>);
+
+impl AsyncRead for SharedSocket {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        loop {
+            ready!(self.0.poll_read_ready(cx))?;
+            match self.0.try_read_buf(buf) {
+                Ok(_) => return Poll::Ready(Ok(())),
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+                Err(e) => return Poll::Ready(Err(e)),
+            }
+        }
+    }
+}
+
+impl SharedSocket {
+    fn poll_send(&self, cx: &mut Context<'_>, mut send: impl FnMut(&TcpStream) -> io::Result<usize>) -> Poll<io::Result<usize>> {
+        loop {
+            ready!(self.0.poll_write_ready(cx))?;
+            match send(&self.0) {
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+                done => return Poll::Ready(done),
+            }
+        }
+    }
+}
+
+impl AsyncWrite for SharedSocket {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_send(cx, |s| s.try_write(buf))
+    }
+
+    fn poll_write_vectored(self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        self.poll_send(cx, |s| s.try_write_vectored(bufs))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(match self.0.try_io(Interest::WRITABLE, || SockRef::from(&*self.0).shutdown(std::net::Shutdown::Write)) {
+            // Not connected any more: the peer was faster.
+            Err(e) if e.kind() != io::ErrorKind::NotConnected && e.kind() != io::ErrorKind::WouldBlock => Err(e),
+            _ => Ok(()),
+        })
+    }
+}

@@ -1,0 +1,197 @@
+//! Which protocol a connection speaks, by a bounded look at its first bytes.
+//!
+//! The fallback for ports declared `auto`; a declared protocol is never questioned. A server-first
+//! protocol sends nothing, so after [`PATIENCE`] without a byte the connection is opaque.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+
+/// How long the first bytes may take.
+pub const PATIENCE: Duration = Duration::from_secs(1);
+
+/// HTTP/2's connection preface (RFC 9113 §3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// Bytes looked at.
+const LOOK: usize = 32;
+
+/// What the first bytes say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Detected {
+    /// A request line of HTTP/1.
+    Http1,
+    /// The preface of HTTP/2.
+    Http2,
+    /// Anything else, or silence.
+    Opaque,
+}
+
+/// Looks at the first bytes without taking them, at most for `patience`; silence is opaque.
+///
+/// # Errors
+/// When the connection fails.
+///
+/// # Cancel safety
+/// Safe: nothing is consumed.
+pub async fn detect(stream: &TcpStream, patience: Duration) -> io::Result<Detected> {
+    let mut buffer = [0u8; LOOK];
+    let mut seen = 0;
+    let look = async {
+        loop {
+            seen = stream.peek(&mut buffer).await?;
+            if let Some(found) = classify(buffer.get(..seen).unwrap_or_default(), seen == 0) {
+                return Ok(found);
+            }
+            // Peeked bytes keep the socket readable; wait for more without spinning.
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    match tokio::time::timeout(patience, look).await {
+        Ok(found) => found,
+        Err(_) => Ok(classify(buffer.get(..seen).unwrap_or_default(), true).unwrap_or(Detected::Opaque)),
+    }
+}
+
+/// True when a client of a port that is declared HTTP speaks HTTP/2 by prior knowledge. Waits for
+/// the first byte at most `idle`; the rest of the preface has [`PATIENCE`].
+///
+/// # Errors
+/// When the connection fails, ends, or stays silent.
+///
+/// # Cancel safety
+/// Safe: nothing is consumed.
+pub async fn speaks_http2(stream: &TcpStream, idle: Duration) -> io::Result<bool> {
+    let mut buffer = [0u8; 14];
+    let silent = |_| io::Error::from(io::ErrorKind::TimedOut);
+    let mut n = tokio::time::timeout(idle, stream.peek(&mut buffer)).await.map_err(silent)??;
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    loop {
+        match n {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            _ if buffer.get(..n) != PREFACE.get(..n) => return Ok(false),
+            14.. => return Ok(true),
+            _ if tokio::time::Instant::now() >= deadline => return Ok(false),
+            _ => tokio::time::sleep(Duration::from_millis(2)).await,
+        }
+        n = stream.peek(&mut buffer).await?;
+    }
+}
+
+/// A stream with bytes that were read already.
+#[derive(Debug)]
+pub struct Prefixed<S> {
+    prefix: Vec<u8>,
+    at: usize,
+    stream: S,
+}
+
+/// As [`detect`], for a stream that cannot be peeked: reads, and gives the bytes back with the stream.
+///
+/// # Errors
+/// When the stream fails.
+pub async fn detect_read<S: AsyncRead + Unpin>(mut stream: S) -> io::Result<(Detected, Prefixed<S>)> {
+    let mut prefix = Vec::with_capacity(LOOK);
+    let look = async {
+        loop {
+            let mut buffer = [0u8; LOOK];
+            let room = buffer.get_mut(..LOOK.saturating_sub(prefix.len()).max(1)).unwrap_or_default();
+            let n = stream.read(room).await?;
+            prefix.extend_from_slice(room.get(..n).unwrap_or_default());
+            if let Some(found) = classify(&prefix, n == 0 || prefix.len() >= LOOK) {
+                return Ok::<_, io::Error>(found);
+            }
+        }
+    };
+    let found = match tokio::time::timeout(PATIENCE, look).await {
+        Ok(found) => found?,
+        Err(_) => Detected::Opaque,
+    };
+    Ok((found, Prefixed { prefix, at: 0, stream }))
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Prefixed<S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        let rest = this.prefix.get(this.at..).unwrap_or_default();
+        if rest.is_empty() {
+            return Pin::new(&mut this.stream).poll_read(cx, buf);
+        }
+        let n = rest.len().min(buf.remaining());
+        buf.put_slice(rest.get(..n).unwrap_or_default());
+        this.at += n;
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Prefixed<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+/// Decides by a prefix; none when more bytes are needed. `last` tells that no more came.
+#[must_use]
+pub fn classify(bytes: &[u8], last: bool) -> Option<Detected> {
+    if bytes.is_empty() {
+        return last.then_some(Detected::Opaque);
+    }
+    let n = bytes.len().min(PREFACE.len());
+    if bytes.get(..n) == PREFACE.get(..n) {
+        // `PRI * HTTP/2.0` is decided at once; shorter could still be a method.
+        return if n >= 14 { Some(Detected::Http2) } else { last.then_some(Detected::Opaque) };
+    }
+    let method = bytes.iter().take_while(|b| b.is_ascii_uppercase()).count();
+    match bytes.get(method) {
+        Some(b' ') if (3..=20).contains(&method) => match bytes.get(method + 1) {
+            Some(b'/' | b'*' | b'h' | b'H') => Some(Detected::Http1),
+            Some(_) if bytes.starts_with(b"CONNECT ") => Some(Detected::Http1),
+            Some(_) => Some(Detected::Opaque),
+            None => last.then_some(Detected::Opaque),
+        },
+        Some(_) => Some(Detected::Opaque),
+        None if method < LOOK => last.then_some(Detected::Opaque),
+        None => Some(Detected::Opaque),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn first_bytes_decide() {
+        for (bytes, expected) in [
+            (&b"GET / HTTP/1.1\r\n"[..], Some(Detected::Http1)),
+            (b"OPTIONS * HTTP/1.1\r\n", Some(Detected::Http1)),
+            (b"PRI * HTTP/2.0\r\n\r\nSM", Some(Detected::Http2)),
+            (b"PRI", None),
+            (b"GE", None),
+            (b"\x16\x03\x01", Some(Detected::Opaque)),
+            (b"*1\r\n$4\r\nPING\r\n", Some(Detected::Opaque)),
+            (b"SELECT 1", Some(Detected::Opaque)),
+            (b"CONNECT a:1 HTTP/1.1", Some(Detected::Http1)),
+            (b"get / ", Some(Detected::Opaque)),
+        ] {
+            assert_eq!(classify(bytes, false), expected, "{}", bytes.escape_ascii());
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn always_decided_at_the_end(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
+            let n = bytes.len().min(LOOK);
+            prop_assert!(classify(&bytes[..n], true).is_some());
+        }
+    }
+}

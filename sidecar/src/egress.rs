@@ -1,0 +1,238 @@
+//! The journey through the proxy port (`HTTP_PROXY`): a mesh service by name, or the world outside.
+//!
+//! Absolute-form requests and CONNECT (RFC 9110 §7.1, §9.3.6), from loopback only. A name that the
+//! mesh knows goes the outbound journey as its declared protocol; anything else is external and needs
+//! the workload's permission.
+
+mod external;
+mod names;
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use http::uri::Authority;
+use http::{Method, Request, Response};
+use hyper::body::Incoming;
+use hyper_util::rt::TokioIo;
+use outrigger_proto::model::{Protocol, ServiceName};
+use parking_lot::Mutex;
+use tokio::net::TcpStream;
+
+use self::external::External;
+use crate::accept::head::Watch;
+use crate::accept::serve::{self, Bounds, Serve};
+use crate::detect::{self, Detected};
+use crate::directory::Known;
+use crate::exchange::Exchange;
+use crate::forward::body::Body;
+use crate::forward::{copy, fields};
+use crate::observe::access_log::AccessLog;
+use crate::observe::{Cell, Direction, Key};
+use crate::outbound::Outbound;
+use crate::outbound::cluster::Cluster;
+use crate::respond::{self, Dress, Reason};
+use crate::shared::Shared;
+
+/// Services known by name on one worker; beyond that the oldest idea of bounded memory applies: refuse.
+const MOST_SERVICES: usize = 1024;
+
+/// The proxy port's journey on one worker.
+#[derive(Debug)]
+pub struct Egress {
+    shared: Arc<Shared>,
+    services: Mutex<HashMap<ServiceName, Arc<Outbound>>>,
+    external: External,
+    cell: Arc<Cell>,
+    log: Option<AccessLog>,
+}
+
+/// Where a request goes.
+enum Destination {
+    Service(Arc<Outbound>, Arc<Cluster>),
+    External,
+}
+
+impl Egress {
+    /// The journey on one worker.
+    #[must_use]
+    pub fn new(shared: Arc<Shared>, log: Option<AccessLog>) -> Self {
+        let key = Key { direction: Direction::Outbound, service: "external".into(), port: "proxy".into() };
+        Self {
+            cell: shared.stats.cell(key),
+            external: External::new(shared.clone()),
+            services: Mutex::new(HashMap::new()),
+            shared,
+            log,
+        }
+    }
+
+    /// Serves one connection of the app.
+    pub async fn connection(self: Arc<Self>, stream: TcpStream, client: SocketAddr) {
+        if !client.ip().is_loopback() {
+            // Never an open relay.
+            copy::reset(&stream);
+            return;
+        }
+        self.cell.opened();
+        let bounds = Bounds { limits: self.shared.directory.proxy().limits.clone(), meshed: false };
+        let service = Requests { journey: self.clone(), client };
+        if let Err(error) = serve::http1(stream, service, &bounds, &self.shared.drain).await {
+            tracing::debug!(%error, "proxy connection ended");
+        }
+        self.cell.closed();
+    }
+
+    /// Closes connections that nobody used for `idle`.
+    pub fn prune(&self, now: Instant, idle: Duration) {
+        self.external.prune(now, idle);
+        self.services.lock().values().for_each(|o| o.prune(now, idle));
+    }
+
+    async fn exchange(self: Arc<Self>, request: Request<Incoming>, client: SocketAddr, watch: Option<Arc<Watch>>) -> Response<Body> {
+        let Some(authority) = request.uri().authority().cloned() else {
+            return self.refuse(&request, Reason::BadRequest, "the proxy port takes absolute-form requests and CONNECT");
+        };
+        match (self.destination(authority.host()).await, request.method() == Method::CONNECT) {
+            (Ok(Destination::Service(outbound, cluster)), true) => self.connect_service(request, outbound, cluster, client).await,
+            (Ok(Destination::Service(outbound, _)), false) => {
+                let mut request = request;
+                fields::strip_proxy(request.headers_mut());
+                outbound.exchange(request, client, watch).await
+            }
+            (Ok(Destination::External), true) => self.connect_external(request, &authority).await,
+            (Ok(Destination::External), false) => self.request_external(request, &authority, watch).await,
+            (Err(reason), _) => self.refuse(&request, reason, &format!("{authority}: {}", reason.help())),
+        }
+    }
+
+    /// A mesh service when the mesh knows the name, else external.
+    async fn destination(&self, host: &str) -> Result<Destination, Reason> {
+        let Some(name) = names::service(host, self.shared.name.namespace()) else {
+            return Ok(Destination::External);
+        };
+        let known = self.services.lock().get(&name).cloned();
+        if let Some(outbound) = known {
+            let cluster = outbound.cluster();
+            return match cluster.resolve().await {
+                Ok(_) => Ok(Destination::Service(outbound, cluster)),
+                Err(Reason::UnknownService) => Ok(Destination::External),
+                Err(reason) => Err(reason),
+            };
+        }
+        if self.services.lock().len() >= MOST_SERVICES {
+            return Ok(Destination::External);
+        }
+        let destination = self.shared.directory.destination(&name);
+        match &*destination.wait(Duration::from_secs(3)).await {
+            Known::Present(_) => {
+                let cluster = Arc::new(Cluster::new(destination, None, self.shared.clone()));
+                let outbound = Arc::new(Outbound::new(cluster.clone(), self.shared.clone(), self.log.clone()));
+                self.services.lock().insert(name, outbound.clone());
+                Ok(Destination::Service(outbound, cluster))
+            }
+            Known::Absent => Ok(Destination::External),
+            // The mesh cannot say: a name without a dot is ours or nobody's.
+            Known::Waiting if !host.contains('.') && host != "localhost" => Err(Reason::NotReady),
+            Known::Waiting => Ok(Destination::External),
+        }
+    }
+
+    /// Opens a tunnel to a mesh service: what is inside goes as the declared protocol.
+    async fn connect_service(
+        self: Arc<Self>,
+        mut request: Request<Incoming>,
+        outbound: Arc<Outbound>,
+        cluster: Arc<Cluster>,
+        client: SocketAddr,
+    ) -> Response<Body> {
+        let protocol = match cluster.resolve().await {
+            Ok(resolved) => resolved.protocol,
+            Err(reason) => return self.refuse(&request, reason, reason.help()),
+        };
+        let upgrade = hyper::upgrade::on(&mut request);
+        tokio::spawn(async move {
+            let Ok(stream) = upgrade.await else { return };
+            let mut stream = TokioIo::new(stream);
+            let carried = match protocol {
+                Protocol::Tcp | Protocol::Tls => outbound.carry(&mut stream).await,
+                _ => match detect::detect_read(stream).await {
+                    Ok((Detected::Opaque, mut stream)) if protocol == Protocol::Auto => outbound.carry(&mut stream).await,
+                    Ok((found, stream)) => outbound.http(stream, found == Detected::Http2, client).await,
+                    Err(error) => Err(error.into()),
+                },
+            };
+            if let Err(error) = carried {
+                tracing::debug!(%error, "tunnel ended");
+            }
+        });
+        Response::new(Body::empty())
+    }
+
+    async fn connect_external(&self, mut request: Request<Incoming>, authority: &Authority) -> Response<Body> {
+        let mut upstream = match self.external.connect(authority).await {
+            Ok(stream) => stream,
+            Err((reason, detail)) => return self.refuse(&request, reason, &detail),
+        };
+        let mut exchange = Exchange::start(self.cell.clone(), false, None);
+        exchange.tried();
+        let upgrade = hyper::upgrade::on(&mut request);
+        let cell = self.cell.clone();
+        tokio::spawn(async move {
+            let Ok(client) = upgrade.await else { return };
+            let (moved, result) = copy::both(&mut TokioIo::new(client), &mut upstream).await;
+            cell.moved(moved.forth, moved.back);
+            match result {
+                Ok(()) => exchange.ended(None),
+                Err(_) => {
+                    exchange.broken();
+                    copy::reset(&upstream);
+                }
+            }
+        });
+        Response::new(Body::empty())
+    }
+
+    async fn request_external(&self, mut request: Request<Incoming>, authority: &Authority, watch: Option<Arc<Watch>>) -> Response<Body> {
+        let dress = Dress::of(request.headers());
+        let mut exchange = Exchange::start(self.cell.clone(), dress == Dress::Grpc, None);
+        fields::strip_proxy(request.headers_mut());
+        let doubtful = watch.as_ref().is_some_and(|w| w.begin());
+        let answer = match doubtful {
+            true => Err((Reason::BadRequest, "Content-Length stands twice or beside Transfer-Encoding".to_owned())),
+            false => self.external.send(request, authority, &mut exchange).await,
+        };
+        match answer {
+            Ok(response) => response.map(|body| body.told(exchange)),
+            Err((reason, detail)) => {
+                exchange.refused(reason);
+                respond::answer(reason, dress, &detail).map(|body| body.told(exchange))
+            }
+        }
+    }
+
+    fn refuse(&self, request: &Request<Incoming>, reason: Reason, detail: &str) -> Response<Body> {
+        let dress = Dress::of(request.headers());
+        let mut exchange = Exchange::start(self.cell.clone(), dress == Dress::Grpc, None);
+        exchange.refused(reason);
+        respond::answer(reason, dress, detail).map(|body| body.told(exchange))
+    }
+}
+
+#[derive(Debug, Clone)]
+struct Requests {
+    journey: Arc<Egress>,
+    client: SocketAddr,
+}
+
+impl Serve for Requests {
+    fn serve(
+        &self,
+        request: Request<Incoming>,
+        watch: Option<Arc<Watch>>,
+    ) -> impl Future<Output = Result<Response<Body>, h2::Error>> + Send + 'static {
+        let (journey, client) = (self.journey.clone(), self.client);
+        async move { Ok(journey.exchange(request, client, watch).await) }
+    }
+}

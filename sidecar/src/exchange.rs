@@ -1,0 +1,182 @@
+//! One request's bookkeeping, from its head to the end of its answer.
+//!
+//! Owned by the answer's body: whatever happens to the body, the counters, the endpoint's load and
+//! the access log hear of it exactly once.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use http::{HeaderMap, StatusCode};
+
+use crate::connect::Lease;
+use crate::observe::access_log::{AccessLog, Record};
+use crate::observe::{Cell, Direction, StatusClass};
+use crate::respond::Reason;
+
+/// One request's bookkeeping.
+#[derive(Debug)]
+pub struct Exchange {
+    cell: Arc<Cell>,
+    started: Instant,
+    lease: Option<Lease>,
+    status: u16,
+    grpc_status: Option<i32>,
+    reason: Option<Reason>,
+    grpc: bool,
+    tries: u32,
+    done: bool,
+    log: Option<Box<Line>>,
+}
+
+/// What only the access log needs; absent when it is off.
+#[derive(Debug)]
+pub struct Line {
+    /// Where the record goes.
+    pub log: AccessLog,
+    /// Direction as the app sees it.
+    pub direction: Direction,
+    /// The service called.
+    pub service: Arc<str>,
+    /// The client's address.
+    pub client: Option<SocketAddr>,
+    /// Request method.
+    pub method: String,
+    /// Request path.
+    pub path: String,
+    /// The endpoint that answered.
+    pub upstream: Option<SocketAddr>,
+}
+
+impl Exchange {
+    /// Begins with a request's head.
+    #[must_use]
+    pub fn start(cell: Arc<Cell>, grpc: bool, log: Option<Box<Line>>) -> Self {
+        cell.request();
+        Self {
+            cell,
+            started: Instant::now(),
+            lease: None,
+            status: 0,
+            grpc_status: None,
+            reason: None,
+            grpc,
+            tries: 0,
+            done: false,
+            log,
+        }
+    }
+
+    /// When the request's head was read.
+    #[must_use]
+    pub fn started(&self) -> Instant {
+        self.started
+    }
+
+    /// A try was sent upstream.
+    pub fn tried(&mut self) {
+        self.tries += 1;
+        self.cell.try_sent();
+    }
+
+    /// How many tries were sent upstream.
+    #[must_use]
+    pub fn tries(&self) -> u32 {
+        self.tries
+    }
+
+    /// The head of an upstream's answer arrived over `lease`.
+    pub fn answered(&mut self, status: StatusCode, headers: &HeaderMap, lease: Lease) {
+        self.status = status.as_u16();
+        if self.grpc {
+            self.grpc_status = grpc_status(headers);
+        }
+        if let Some(line) = &mut self.log {
+            line.upstream = Some(lease.address());
+        }
+        self.lease = Some(lease);
+    }
+
+    /// The mesh answers by itself.
+    pub fn refused(&mut self, reason: Reason) {
+        self.reason = Some(reason);
+        self.status = reason.status();
+        if self.grpc {
+            self.grpc_status = Some(i32::from(reason.grpc_status()));
+        }
+        self.cell.reason(reason);
+    }
+
+    /// The answer ended well, with `trailers` if there were any.
+    pub fn ended(&mut self, trailers: Option<&HeaderMap>) {
+        if self.grpc && self.grpc_status.is_none() {
+            self.grpc_status = trailers.and_then(grpc_status);
+        }
+        if let Some(lease) = self.lease.take() {
+            lease.finish();
+        }
+        let class = self.class();
+        self.close(class);
+    }
+
+    /// The answer broke off; its end never came.
+    pub fn broken(&mut self) {
+        drop(self.lease.take());
+        if !self.done && self.reason.is_none() {
+            self.reason = Some(Reason::UpstreamReset);
+            self.cell.reason(Reason::UpstreamReset);
+        }
+        self.close(StatusClass::Server);
+    }
+
+    fn class(&self) -> StatusClass {
+        match (self.grpc, self.grpc_status, self.status) {
+            (true, Some(0), _) => StatusClass::Success,
+            // CANCELLED, INVALID_ARGUMENT, NOT_FOUND, ALREADY_EXISTS, PERMISSION_DENIED,
+            // FAILED_PRECONDITION, OUT_OF_RANGE, UNAUTHENTICATED blame the caller.
+            (true, Some(1 | 3 | 5 | 6 | 7 | 9 | 11 | 16), _) => StatusClass::Client,
+            (true, _, _) => StatusClass::Server,
+            (false, _, 400..=499) => StatusClass::Client,
+            (false, _, 100..=399) => StatusClass::Success,
+            (false, ..) => StatusClass::Server,
+        }
+    }
+
+    fn close(&mut self, class: StatusClass) {
+        if std::mem::replace(&mut self.done, true) {
+            return;
+        }
+        let took = self.started.elapsed();
+        self.cell.ended(class, took);
+        if let Some(line) = self.log.take() {
+            line.log.write(Record {
+                time: Record::now(),
+                direction: line.direction.as_str(),
+                service: line.service,
+                client: line.client,
+                upstream: line.upstream,
+                method: line.method,
+                path: line.path,
+                status: self.status,
+                grpc_status: self.grpc_status,
+                reason: self.reason.map(Reason::as_str),
+                tries: self.tries,
+                duration_ms: took.as_secs_f64() * 1e3,
+            });
+        }
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        if !self.done {
+            self.cell.cancelled();
+            // The client gave up: neither the app's fault nor the mesh's.
+            self.close(StatusClass::Client);
+        }
+    }
+}
+
+fn grpc_status(headers: &HeaderMap) -> Option<i32> {
+    headers.get("grpc-status")?.to_str().ok()?.parse().ok()
+}

@@ -1,0 +1,11 @@
+//! What travels: bodies, fields, upgrades, opaque bytes.
+//!
+//! Moves and never decides; knows no policy state.
+
+pub mod body;
+pub mod copy;
+pub mod fields;
+pub mod origin;
+pub mod replay;
+pub mod translate;
+pub mod tunnel;

@@ -1,0 +1,146 @@
+//! The one body type between all rooms.
+//!
+//! A concrete enum instead of a boxed trait object: no allocation per message.
+
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Instant;
+
+use bytes::Bytes;
+use http_body::{Frame, SizeHint};
+use hyper::body::Incoming;
+
+use super::replay::Replay;
+use crate::exchange::Exchange;
+
+/// A message body, and what has to be told when it ends.
+#[derive(Debug)]
+pub struct Body {
+    kind: Kind,
+    exchange: Option<Exchange>,
+    /// Boxed: only requests with a caller's deadline have one.
+    cut: Option<Pin<Box<tokio::time::Sleep>>>,
+}
+
+#[derive(Debug)]
+enum Kind {
+    Empty,
+    Full(Bytes),
+    Incoming(Incoming),
+    Replay(Replay),
+}
+
+/// Why a body ended early. The peer sees a reset or a missing last chunk, never a clean end.
+pub type BodyError = Box<dyn std::error::Error + Send + Sync>;
+
+impl Body {
+    /// No bytes.
+    #[must_use]
+    pub fn empty() -> Self {
+        Self { kind: Kind::Empty, exchange: None, cut: None }
+    }
+
+    /// These bytes.
+    #[must_use]
+    pub fn full(bytes: Bytes) -> Self {
+        Self { kind: if bytes.is_empty() { Kind::Empty } else { Kind::Full(bytes) }, exchange: None, cut: None }
+    }
+
+    /// A body as it arrives.
+    #[must_use]
+    pub fn incoming(body: Incoming) -> Self {
+        let kind = if http_body::Body::is_end_stream(&body) { Kind::Empty } else { Kind::Incoming(body) };
+        Self { kind, exchange: None, cut: None }
+    }
+
+    /// An answer's body that ends, broken, at the caller's own deadline.
+    #[must_use]
+    pub fn bounded(body: Incoming, deadline: Option<Instant>) -> Self {
+        let mut body = Self::incoming(body);
+        if !body.is_empty() {
+            body.cut = deadline.map(|at| Box::pin(tokio::time::sleep_until(at.into())));
+        }
+        body
+    }
+
+    /// A request's body that may be sent again.
+    #[must_use]
+    pub fn replay(body: Replay) -> Self {
+        Self { kind: Kind::Replay(body), exchange: None, cut: None }
+    }
+
+    /// Tells `exchange` when the body ends. An answer without bytes ends now.
+    #[must_use]
+    pub fn told(mut self, mut exchange: Exchange) -> Self {
+        match self.kind {
+            Kind::Empty => exchange.ended(None),
+            _ => self.exchange = Some(exchange),
+        }
+        self
+    }
+
+    /// True when there are no bytes and no trailers.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        matches!(self.kind, Kind::Empty)
+    }
+}
+
+impl http_body::Body for Body {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = &mut *self;
+        let frame = match &mut this.kind {
+            Kind::Empty => None,
+            Kind::Full(bytes) => {
+                let bytes = std::mem::take(bytes);
+                this.kind = Kind::Empty;
+                Some(Ok(Frame::data(bytes)))
+            }
+            Kind::Incoming(body) => match Pin::new(body).poll_frame(cx) {
+                Poll::Ready(frame) => frame.map(|r| r.map_err(BodyError::from)),
+                Poll::Pending => {
+                    let Some(cut) = &mut this.cut else { return Poll::Pending };
+                    ready!(cut.as_mut().poll(cx));
+                    // RFC 9113 §8.1: an answer that is not complete ends by a reset.
+                    Some(Err(h2::Error::from(h2::Reason::CANCEL).into()))
+                }
+            },
+            Kind::Replay(body) => ready!(body.poll_frame(cx)).map(|r| r.map_err(BodyError::from)),
+        };
+        if let Some(exchange) = &mut this.exchange {
+            match &frame {
+                None => exchange.ended(None),
+                Some(Err(_)) => exchange.broken(),
+                Some(Ok(frame)) => {
+                    if let Some(trailers) = frame.trailers_ref() {
+                        exchange.ended(Some(trailers));
+                    } else if matches!(&this.kind, Kind::Incoming(body) if http_body::Body::is_end_stream(body)) {
+                        exchange.ended(None);
+                    }
+                }
+            }
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.kind {
+            Kind::Empty => true,
+            Kind::Full(_) => false,
+            Kind::Incoming(body) => http_body::Body::is_end_stream(body),
+            Kind::Replay(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.kind {
+            Kind::Empty => SizeHint::with_exact(0),
+            Kind::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Kind::Incoming(body) => http_body::Body::size_hint(body),
+            Kind::Replay(body) => body.size_hint(),
+        }
+    }
+}

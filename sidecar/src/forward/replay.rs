@@ -1,0 +1,141 @@
+//! A request body that can be sent again while it is small.
+//!
+//! Frames are passed on as they arrive and kept, by reference count, up to 64 KiB. A second try
+//! gets what was kept and then the rest of the stream. More than that, and there is no second try.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http::HeaderMap;
+use http_body::{Body as _, Frame, SizeHint};
+use hyper::body::Incoming;
+use parking_lot::Mutex;
+use smallvec::SmallVec;
+
+/// Bytes kept for a second try.
+const KEEP: usize = 64 * 1024;
+
+/// One try's view of the body.
+#[derive(Debug)]
+pub struct Replay {
+    shared: Arc<Mutex<Kept>>,
+    /// Next kept frame to send.
+    next: usize,
+    /// A newer view exists; this one must not touch the stream any more.
+    turn: u32,
+}
+
+/// The caller's hold on the body, over all tries.
+#[derive(Debug, Clone)]
+pub struct Source(Arc<Mutex<Kept>>);
+
+#[derive(Debug)]
+struct Kept {
+    body: Incoming,
+    frames: SmallVec<[Bytes; 2]>,
+    trailers: Option<HeaderMap>,
+    bytes: usize,
+    overflowed: bool,
+    ended: bool,
+    turn: u32,
+}
+
+impl Source {
+    /// Takes over a body that has not been read.
+    #[must_use]
+    pub fn new(body: Incoming) -> Self {
+        Self(Arc::new(Mutex::new(Kept {
+            body,
+            frames: SmallVec::new(),
+            trailers: None,
+            bytes: 0,
+            overflowed: false,
+            ended: false,
+            turn: 0,
+        })))
+    }
+
+    /// A view for the next try, from the first byte; none when too much has been sent already.
+    /// An earlier view stops.
+    #[must_use]
+    pub fn take(&self) -> Option<Replay> {
+        let mut kept = self.0.lock();
+        if kept.overflowed {
+            return None;
+        }
+        kept.turn += 1;
+        Some(Replay { shared: self.0.clone(), next: 0, turn: kept.turn })
+    }
+
+    /// True when the client has sent all of it.
+    #[must_use]
+    pub fn ended(&self) -> bool {
+        self.0.lock().ended
+    }
+
+    /// Keeps nothing from now on: there will be no second try.
+    pub fn commit(&self) {
+        let mut kept = self.0.lock();
+        kept.overflowed = true;
+    }
+}
+
+impl Replay {
+    pub(super) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let mut kept = self.shared.lock();
+        if kept.turn != self.turn {
+            return Poll::Ready(None);
+        }
+        if let Some(frame) = kept.frames.get(self.next) {
+            let frame = frame.clone();
+            self.next += 1;
+            return Poll::Ready(Some(Ok(Frame::data(frame))));
+        }
+        if kept.ended {
+            return Poll::Ready(kept.trailers.take().map(|t| Ok(Frame::trailers(t))));
+        }
+        let frame = ready!(Pin::new(&mut kept.body).poll_frame(cx));
+        match &frame {
+            None => kept.ended = true,
+            Some(Err(_)) => kept.overflowed = true,
+            Some(Ok(frame)) => {
+                if let Some(data) = frame.data_ref() {
+                    kept.bytes += data.len();
+                    if kept.overflowed || kept.bytes > KEEP {
+                        kept.overflowed = true;
+                        kept.frames.clear();
+                        self.next = 0;
+                    } else {
+                        let data = data.clone();
+                        kept.frames.push(data);
+                        self.next += 1;
+                    }
+                } else {
+                    // Trailers end the body and are not kept: a try that got so far was accepted.
+                    kept.overflowed = true;
+                    kept.ended = true;
+                }
+                kept.ended |= kept.body.is_end_stream();
+            }
+        }
+        Poll::Ready(frame)
+    }
+
+    pub(super) fn is_end_stream(&self) -> bool {
+        let kept = self.shared.lock();
+        kept.ended && self.next >= kept.frames.len() && kept.trailers.is_none()
+    }
+
+    pub(super) fn size_hint(&self) -> SizeHint {
+        let kept = self.shared.lock();
+        let mut hint = kept.body.size_hint();
+        let rest: u64 = kept.frames.iter().skip(self.next).map(|f| f.len() as u64).sum();
+        match hint.exact() {
+            Some(exact) => hint.set_exact(exact + rest),
+            None => hint.set_lower(hint.lower() + rest),
+        }
+        hint
+    }
+}

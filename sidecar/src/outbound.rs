@@ -1,0 +1,267 @@
+//! The journey of a request from the app: local listener → service → endpoint → answer.
+//!
+//! Reads like its table of contents: [`Outbound::connection`], [`Outbound::exchange`], [`Outbound::call`],
+//! [`Outbound::tries`]. Knows the order of the rooms and the details of none.
+
+pub mod cluster;
+mod opaque;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+use outrigger_proto::model::Protocol;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+
+use self::cluster::{Cluster, Resolved, Tried};
+use crate::accept::head::Watch;
+use crate::accept::serve::{self, Bounds, Serve};
+use crate::connect::{Lease, SendError, Upstream, Wire};
+use crate::detect::{self, Detected};
+use crate::exchange::{Exchange, Line};
+use crate::forward::body::Body;
+use crate::forward::replay::Source;
+use crate::forward::translate::{self, Plan};
+use crate::forward::tunnel;
+use crate::observe::Direction;
+use crate::observe::access_log::AccessLog;
+use crate::policy::deadline::{Deadline, GRPC_TIMEOUT};
+use crate::policy::retry::{self, Failure, Verdict};
+use crate::respond::{self, Dress, Reason};
+use crate::shared::Shared;
+
+/// One local listener's journey on one worker.
+#[derive(Debug)]
+pub struct Outbound {
+    cluster: Arc<Cluster>,
+    shared: Arc<Shared>,
+    log: Option<AccessLog>,
+}
+
+/// Why a request has no answer from upstream.
+#[derive(Debug)]
+pub struct Problem {
+    reason: Reason,
+    detail: String,
+}
+
+impl Outbound {
+    /// The journey to `cluster`.
+    #[must_use]
+    pub fn new(cluster: Arc<Cluster>, shared: Arc<Shared>, log: Option<AccessLog>) -> Self {
+        Self { cluster, shared, log }
+    }
+
+    /// The service it leads to.
+    #[must_use]
+    pub fn cluster(&self) -> Arc<Cluster> {
+        self.cluster.clone()
+    }
+
+    /// Closes connections that nobody used for `idle`.
+    pub fn prune(&self, now: Instant, idle: Duration) {
+        self.cluster.prune(now, idle);
+    }
+
+    /// Serves one connection of the app: by the declared protocol, or by what its first bytes say.
+    pub async fn connection(self: Arc<Self>, stream: TcpStream, client: SocketAddr) {
+        self.cluster.cell.opened();
+        let served = match self.cluster.resolve().await.map(|r| r.protocol) {
+            Ok(Protocol::Tcp | Protocol::Tls) => self.opaque(stream).await,
+            Ok(Protocol::Auto) => match detect::detect(&stream, detect::PATIENCE).await {
+                Ok(Detected::Opaque) => self.opaque(stream).await,
+                Ok(found) => self.http(stream, found == Detected::Http2, client).await,
+                Err(error) => Err(error.into()),
+            },
+            // A service that is not known yet may still be answered with a reason, in HTTP.
+            Ok(_) | Err(_) => match detect::speaks_http2(&stream, self.shared.directory.proxy().limits.idle_timeout).await {
+                Ok(http2) => self.http(stream, http2, client).await,
+                Err(error) => Err(error.into()),
+            },
+        };
+        if let Err(error) = served {
+            tracing::debug!(service = self.cluster.name(), %error, "outbound connection ended");
+        }
+        self.cluster.cell.closed();
+    }
+
+    /// Serves HTTP on a stream that leads to this service.
+    ///
+    /// # Errors
+    /// When the connection fails.
+    pub async fn http<I>(self: &Arc<Self>, stream: I, http2: bool, client: SocketAddr) -> Result<(), respond::ConnectionError>
+    where
+        I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let service = Requests { journey: self.clone(), client };
+        let bounds = Bounds { limits: self.shared.directory.proxy().limits.clone(), meshed: false };
+        match http2 {
+            true => serve::http2(stream, service, &bounds, &self.shared.drain).await?,
+            false => serve::http1(stream, service, &bounds, &self.shared.drain).await?,
+        }
+        Ok(())
+    }
+
+    /// Answers one request, whatever happens.
+    pub async fn exchange(&self, request: Request<Incoming>, client: SocketAddr, watch: Option<Arc<Watch>>) -> Response<Body> {
+        let dress = Dress::of(request.headers());
+        let mut exchange = Exchange::start(self.cluster.cell.clone(), dress == Dress::Grpc, self.line(&request, client));
+        let doubtful = watch.as_ref().is_some_and(|w| w.begin());
+        let answer = match doubtful {
+            true => Err(Problem::new(Reason::BadRequest, "Content-Length stands twice or beside Transfer-Encoding".into())),
+            false => self.call(request, &mut exchange, watch.as_deref()).await,
+        };
+        match answer {
+            Ok((response, None)) => response.map(|body| body.told(exchange)),
+            Ok((response, Some((client, upstream)))) => {
+                tunnel::join(client, upstream, exchange);
+                response
+            }
+            Err(problem) => {
+                exchange.refused(problem.reason);
+                let mut response = respond::answer(problem.reason, dress, &problem.detail);
+                if problem.reason == Reason::BadRequest {
+                    response.headers_mut().insert(http::header::CONNECTION, http::HeaderValue::from_static("close"));
+                }
+                response.map(|body| body.told(exchange))
+            }
+        }
+    }
+
+    /// Plans the request, bounds its time, tries endpoints, and takes the answer's head.
+    async fn call(
+        &self,
+        mut request: Request<Incoming>,
+        exchange: &mut Exchange,
+        watch: Option<&Watch>,
+    ) -> Result<(Response<Body>, Option<tunnel::Ends>), Problem> {
+        let resolved = self.cluster.resolve().await.map_err(|reason| self.unresolved(reason))?;
+        let client_upgrade = tunnel::client_end(&mut request);
+        let (mut parts, body) = request.into_parts();
+        let plan = Plan::read(&mut parts, false)
+            .map_err(|_| Problem::new(Reason::BadRequest, "CONNECT is for the proxy port".into()))?;
+        let now = exchange.started();
+        let deadline = Deadline::new(now, &parts.headers, resolved.timeout);
+        if let Some(left) = deadline.forwarded(now) {
+            parts.headers.insert(GRPC_TIMEOUT, left);
+        }
+        let source = (!http_body::Body::is_end_stream(&body)).then(|| Source::new(body));
+        let body = source.as_ref().and_then(Source::take).map_or_else(Body::empty, Body::replay);
+        let request = Request::from_parts(parts, body);
+
+        let tries = self.tries(request, &plan, &resolved, source.as_ref(), exchange);
+        let sent = || source.as_ref().is_none_or(Source::ended);
+        let (mut response, lease, wire) = respond::within(&deadline, sent, tries)
+            .await
+            .ok_or_else(|| Problem::new(Reason::Deadline, format!("{} did not answer in time", self.cluster.name())))??;
+
+        if let Some(watch) = watch {
+            watch.end(source.as_ref().is_none_or(Source::ended));
+        }
+        if let Some(source) = &source {
+            source.commit();
+        }
+        let granted = plan.receive(&mut response, wire);
+        exchange.answered(response.status(), response.headers(), lease);
+        let ends = if granted { client_upgrade.map(|client| (client, hyper::upgrade::on(&mut response))) } else { None };
+        Ok((response.map(|b| Body::bounded(b, deadline.whole)), ends))
+    }
+
+    /// Tries one endpoint after another while that is provably safe.
+    async fn tries(
+        &self,
+        mut request: Request<Body>,
+        plan: &Plan,
+        resolved: &Resolved,
+        source: Option<&Source>,
+        exchange: &mut Exchange,
+    ) -> Result<(Response<Incoming>, Lease, Wire), Problem> {
+        let mut tried = Tried::new();
+        loop {
+            let now = Instant::now();
+            let Some((index, upstream)) = resolved.pick(now, &tried) else {
+                return Err(Problem::new(Reason::NoEndpoints, format!("{} has no healthy instance", self.cluster.name())));
+            };
+            tried.push(index);
+            plan.dress(&mut request, upstream.wire, &self.cluster.authority);
+            // An HTTP/2 peer may refuse a stream after it has the head; HTTP/1 gives everything back.
+            let copy = (upstream.wire != Wire::Http1).then(|| translate::copy_head(&request));
+            exchange.tried();
+            let error = match upstream.send(request).await {
+                Ok((response, lease)) => {
+                    upstream.observe(Instant::now(), now.elapsed());
+                    return Ok((response, lease, upstream.wire));
+                }
+                Err(error) => error,
+            };
+            upstream.penalize(Instant::now());
+            tracing::debug!(service = self.cluster.name(), endpoint = %upstream.address, failure = ?error.failure, error = %error.source, "try failed");
+            let again = match error.failure {
+                Failure::Refused => source.map_or(Some(Body::empty()), |s| s.take().map(Body::replay)),
+                _ => None,
+            };
+            let replayable = error.request.is_some() || again.is_some();
+            if retry::verdict(error.failure, tried.len(), resolved.endpoints.len(), replayable) == Verdict::GiveUp {
+                return Err(self.failed(&error, upstream));
+            }
+            request = match (error.request, copy, again) {
+                (Some(back), ..) => back,
+                (None, Some(head), Some(body)) => head.map(|_| body),
+                _ => return Err(Problem::new(Reason::UpstreamReset, error.source.to_string())),
+            };
+        }
+    }
+
+    fn unresolved(&self, reason: Reason) -> Problem {
+        Problem::new(reason, format!("{}: {}", self.cluster.name(), reason.help()))
+    }
+
+    fn failed(&self, error: &SendError, upstream: &Upstream) -> Problem {
+        let reason = match error.failure {
+            Failure::NeverSent if error.unconnected => Reason::ConnectFailed,
+            Failure::Refused if upstream.wire == Wire::Mesh => Reason::AppUnreachable,
+            Failure::NeverSent | Failure::Refused | Failure::MaybeProcessed => Reason::UpstreamReset,
+        };
+        Problem::new(reason, format!("{} at {}: {}", self.cluster.name(), upstream.address, respond::chain(&*error.source)))
+    }
+
+    fn line(&self, request: &Request<Incoming>, client: SocketAddr) -> Option<Box<Line>> {
+        self.log.as_ref().map(|log| {
+            Box::new(Line {
+                log: log.clone(),
+                direction: Direction::Outbound,
+                service: self.cluster.name().into(),
+                client: Some(client),
+                method: request.method().to_string(),
+                path: request.uri().path().to_owned(),
+                upstream: None,
+            })
+        })
+    }
+}
+
+impl Problem {
+    fn new(reason: Reason, detail: String) -> Self {
+        Self { reason, detail }
+    }
+}
+
+#[derive(Debug, Clone)]
+struct Requests {
+    journey: Arc<Outbound>,
+    client: SocketAddr,
+}
+
+impl Serve for Requests {
+    fn serve(
+        &self,
+        request: Request<Incoming>,
+        watch: Option<Arc<Watch>>,
+    ) -> impl Future<Output = Result<Response<Body>, h2::Error>> + Send + 'static {
+        let (journey, client) = (self.journey.clone(), self.client);
+        async move { Ok(journey.exchange(request, client, watch).await) }
+    }
+}

@@ -1,0 +1,217 @@
+//! Starts one sidecar: listeners, data workers, the control side; and ends it in order.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use outrigger_proto::model::{FieldError, Protocol};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+
+use crate::accept::{self, Handler, Listener, Worker};
+use crate::config::Bootstrap;
+use crate::drain::Phase;
+use crate::egress::Egress;
+use crate::inbound::Inbound;
+use crate::observe::Gauge;
+use crate::observe::access_log::AccessLog;
+use crate::outbound::Outbound;
+use crate::outbound::cluster::Cluster;
+use crate::shared::Shared;
+use crate::{admin, discover, health, register};
+
+/// Unused upstream connections are closed after this.
+const IDLE: Duration = Duration::from_secs(60);
+
+/// Why a sidecar did not start, or ended by itself.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A value of the bootstrap is wrong.
+    #[error("bootstrap: {0}")]
+    Config(#[from] FieldError),
+    /// A socket, a thread or a file.
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    /// A data worker ended: the sidecar must not stay half-alive.
+    #[error("data worker {0} ended unexpectedly")]
+    Worker(usize),
+}
+
+/// One worker's journeys, by role: outbound listeners, inbound listeners, the proxy port.
+struct Journeys {
+    outbound: Vec<Arc<Outbound>>,
+    inbound: Vec<Arc<Inbound>>,
+    egress: Arc<Egress>,
+}
+
+/// Runs one sidecar until SIGTERM, SIGINT, or a request to drain; then drains.
+///
+/// # Errors
+/// When it cannot start, or a worker ends.
+pub fn run(bootstrap: Bootstrap) -> Result<(), Error> {
+    bootstrap.check()?;
+    raise_file_limit();
+    let shared = Arc::new(Shared::new(bootstrap)?);
+    count_panics(&shared);
+    let control = tokio::runtime::Builder::new_multi_thread().worker_threads(1).thread_name("control").enable_all().build()?;
+    control.block_on(serve(shared))
+}
+
+async fn serve(shared: Arc<Shared>) -> Result<(), Error> {
+    let bootstrap = &shared.bootstrap;
+    let log = bootstrap.access_log.as_deref().map(|target| AccessLog::open(target, shared.stats.clone())).transpose()?;
+    let listeners = bind_all(bootstrap)?;
+    let admin = tokio::net::TcpListener::from_std(accept::bind(bootstrap.admin)?)?;
+    tracing::info!(service = %shared.name, instance = bootstrap.instance, admin = %admin.local_addr()?, "sidecar started");
+
+    let (ended, mut worker_ended) = mpsc::channel(1);
+    let count = worker_count(bootstrap.workers);
+    let mut workers = Vec::with_capacity(count);
+    for index in 0..count {
+        let (shared, log) = (shared.clone(), log.clone());
+        workers.push(accept::spawn(index, ended.clone(), move || handler(&shared, log.as_ref()))?);
+    }
+    let workers = Arc::new(workers);
+
+    let mut control = tokio::task::JoinSet::new();
+    control.spawn(admin::serve(admin, shared.clone()));
+    control.spawn(discover::run(shared.clone()));
+    control.spawn(health::run(shared.clone()));
+    control.spawn(register::run(shared.clone()));
+    let acceptor = acceptor(listeners, workers.clone(), shared.clone())?;
+
+    let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    tokio::select! {
+        _ = term.recv() => {}
+        _ = int.recv() => {}
+        () = shared.drain_requested.notified() => {}
+        Some(index) = worker_ended.recv() => return Err(Error::Worker(index)),
+    }
+    let drain = shared.directory.proxy().drain;
+    tracing::info!(delay = ?drain.delay, deadline = ?drain.deadline, "draining");
+    tokio::select! {
+        () = shared.drain.run(drain.delay, drain.deadline, idle(&workers)) => {}
+        _ = term.recv() => shared.drain.advance(Phase::Ended),
+        _ = int.recv() => shared.drain.advance(Phase::Ended),
+    }
+    control.shutdown().await;
+    drop(acceptor.join());
+    tracing::info!("sidecar ended");
+    Ok(())
+}
+
+fn bind_all(bootstrap: &Bootstrap) -> io::Result<Vec<Listener>> {
+    let addresses = bootstrap.outbound.iter().map(|o| o.listen).chain(bootstrap.inbound.iter().map(|i| i.listen));
+    addresses
+        .chain(bootstrap.http_proxy)
+        .enumerate()
+        .map(|(role, address)| Ok(Listener { socket: accept::bind(address)?, role }))
+        .collect()
+}
+
+/// The acceptor has a thread of its own: nothing that the control side does delays a connection.
+fn acceptor(listeners: Vec<Listener>, workers: Arc<Vec<Worker>>, shared: Arc<Shared>) -> io::Result<std::thread::JoinHandle<()>> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    std::thread::Builder::new().name("acceptor".into()).spawn(move || {
+        if let Err(error) = runtime.block_on(accept::run_acceptor(listeners, workers, shared.clone())) {
+            tracing::error!(%error, "accepting ended");
+            shared.drain_requested.notify_one();
+        }
+    })
+}
+
+/// Builds one worker's journeys on its own thread.
+fn handler(shared: &Arc<Shared>, log: Option<&AccessLog>) -> Handler {
+    let journeys = Arc::new(journeys(shared, log));
+    let pruned = journeys.clone();
+    tokio::spawn(async move {
+        let mut tick = tokio::time::interval(Duration::from_secs(2));
+        loop {
+            tick.tick().await;
+            pruned.prune(Instant::now());
+        }
+    });
+    Box::new(move |stream, client, role, open| {
+        let (outbound, inbound) = (journeys.outbound.len(), journeys.inbound.len());
+        let journeys = journeys.clone();
+        // Owned by the connection: it ends with the client, the limits, or the drain.
+        tokio::spawn(async move {
+            let _open = open;
+            if let Some(journey) = journeys.outbound.get(role) {
+                Box::pin(journey.clone().connection(stream, client)).await;
+            } else if let Some(journey) = journeys.inbound.get(role - outbound) {
+                Box::pin(journey.clone().connection(stream, client)).await;
+            } else if role == outbound + inbound {
+                Box::pin(journeys.egress.clone().connection(stream, client)).await;
+            }
+        });
+    })
+}
+
+fn journeys(shared: &Arc<Shared>, log: Option<&AccessLog>) -> Journeys {
+    let outbound = shared.bootstrap.outbound.iter().filter_map(|o| {
+        let name = shared.bootstrap.outbound_name(o).ok()?;
+        let destination = shared.directory.declare(&name);
+        let cluster = Arc::new(Cluster::new(destination, o.port.as_deref(), shared.clone()));
+        Some(Arc::new(Outbound::new(cluster, shared.clone(), log.cloned())))
+    });
+    let inbound = shared.bootstrap.inbound.iter().filter_map(|i| {
+        let protocol = Protocol::try_from_wire(i.protocol).ok()?;
+        Some(Arc::new(Inbound::new(&i.name, protocol, i.app, shared.clone(), log.cloned())))
+    });
+    Journeys {
+        outbound: outbound.collect(),
+        inbound: inbound.collect(),
+        egress: Arc::new(Egress::new(shared.clone(), log.cloned())),
+    }
+}
+
+impl Journeys {
+    fn prune(&self, now: Instant) {
+        self.outbound.iter().for_each(|o| o.prune(now, IDLE));
+        self.inbound.iter().for_each(|i| i.prune(now, IDLE));
+        self.egress.prune(now, IDLE);
+    }
+}
+
+/// Waits until no connection is open.
+async fn idle(workers: &[Worker]) {
+    let mut look = tokio::time::interval(Duration::from_millis(10));
+    while workers.iter().any(|w| w.open() > 0) {
+        look.tick().await;
+    }
+}
+
+fn worker_count(asked: usize) -> usize {
+    match asked {
+        0 => std::thread::available_parallelism().map_or(1, usize::from).min(4),
+        n => n.min(64),
+    }
+}
+
+/// A panic in one request's task ends that connection; it is counted so that somebody sees it.
+fn count_panics(shared: &Arc<Shared>) {
+    static INSTALLED: AtomicBool = AtomicBool::new(false);
+    if INSTALLED.swap(true, Ordering::Relaxed) {
+        return;
+    }
+    let stats = shared.stats.clone();
+    let before = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        stats.add(Gauge::Panics, 1);
+        before(info);
+    }));
+}
+
+/// Every connection is two descriptors; the soft limit of a shell is small.
+fn raise_file_limit() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
+        if soft < hard {
+            if let Err(error) = setrlimit(Resource::RLIMIT_NOFILE, hard, hard) {
+                tracing::warn!(%error, soft, hard, "the limit of open files stays");
+            }
+        }
+    }
+}

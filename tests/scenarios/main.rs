@@ -11,8 +11,10 @@
 )]
 
 mod cancel;
+mod control_script;
 mod drain;
 mod failure;
+mod harness;
 mod http1;
 mod http2;
 mod judges;
@@ -32,6 +34,7 @@ fn main() {
     arguments.test_threads.get_or_insert(3);
     let tests = [
         structure::tests(),
+        harness::tests(),
         http1::tests(),
         http2::tests(),
         upgrade::tests(),
@@ -42,6 +45,7 @@ fn main() {
         smuggling::tests(),
         drain::tests(),
         observe::tests(),
+        control_script::tests(),
         memory::tests(),
         judges::tests(),
     ];

@@ -1,1 +1,171 @@
-//! A control plane that sends what a real one never would.
+//! A control plane that says what a test tells it, and keeps what sidecars ask.
+//!
+//! It serves the delta stream alone; `Agent/Session` is answered UNIMPLEMENTED, which a sidecar
+//! must live with.
+
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+
+use anyhow::Result;
+use futures_util::Stream;
+use outrigger_proto::wire::discovery::aggregated_discovery_service_server::{
+    AggregatedDiscoveryService, AggregatedDiscoveryServiceServer,
+};
+use outrigger_proto::wire::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource};
+use prost::Message;
+use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
+use tokio_stream::StreamExt as _;
+use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::{ports, wait};
+
+/// What the script answers to one request.
+type Answers = dyn Fn(&DeltaDiscoveryRequest) -> Vec<DeltaDiscoveryResponse> + Send + Sync;
+
+/// A running scripted control plane.
+#[derive(Debug)]
+pub struct Script {
+    /// Where it listens.
+    pub addr: SocketAddr,
+    heard: Heard,
+    task: AbortHandle,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Heard {
+    requests: Arc<Mutex<Vec<DeltaDiscoveryRequest>>>,
+    streams: Arc<Mutex<Vec<mpsc::Sender<Result<DeltaDiscoveryResponse, Status>>>>>,
+}
+
+struct Ads {
+    heard: Heard,
+    answers: Arc<Answers>,
+}
+
+impl Script {
+    /// Starts a control plane that answers every request by `answers`.
+    ///
+    /// # Errors
+    /// When no port is free.
+    pub async fn start(
+        answers: impl Fn(&DeltaDiscoveryRequest) -> Vec<DeltaDiscoveryResponse> + Send + Sync + 'static,
+    ) -> Result<Self> {
+        let listener = tokio::net::TcpListener::bind(ports::free()?).await?;
+        let addr = listener.local_addr()?;
+        let heard = Heard::default();
+        let ads = Ads {
+            heard: heard.clone(),
+            answers: Arc::new(answers),
+        };
+        let server = tonic::transport::Server::builder()
+            .add_service(AggregatedDiscoveryServiceServer::new(ads))
+            .serve_with_incoming(TcpListenerStream::new(listener));
+        let task = tokio::spawn(async move { drop(server.await) });
+        Ok(Self {
+            addr,
+            heard,
+            task: task.abort_handle(),
+        })
+    }
+
+    /// All requests so far.
+    #[must_use]
+    pub fn requests(&self) -> Vec<DeltaDiscoveryRequest> {
+        self.heard.requests.lock().map(|r| r.clone()).unwrap_or_default()
+    }
+
+    /// Sends `response` on every open stream.
+    ///
+    /// # Errors
+    /// When no stream is open.
+    pub async fn push(&self, response: DeltaDiscoveryResponse) -> Result<()> {
+        let streams = self.heard.streams.lock().map(|s| s.clone()).unwrap_or_default();
+        let mut sent = 0;
+        for stream in streams {
+            sent += usize::from(stream.send(Ok(response.clone())).await.is_ok());
+        }
+        anyhow::ensure!(sent > 0, "no sidecar is connected");
+        Ok(())
+    }
+
+    /// Waits for the ACK (`true`) or NACK (`false`) of the response with `nonce`.
+    ///
+    /// # Errors
+    /// After the usual deadline.
+    pub async fn verdict(&self, nonce: &str) -> Result<DeltaDiscoveryRequest> {
+        let found = || self.requests().into_iter().find(|r| r.response_nonce == nonce);
+        wait::until(&format!("a verdict on {nonce}"), || async { found().is_some() }).await?;
+        found().ok_or_else(|| anyhow::anyhow!("the verdict on {nonce} went away"))
+    }
+}
+
+impl Drop for Script {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+#[tonic::async_trait]
+impl AggregatedDiscoveryService for Ads {
+    type DeltaAggregatedResourcesStream = Pin<Box<dyn Stream<Item = Result<DeltaDiscoveryResponse, Status>> + Send>>;
+
+    async fn delta_aggregated_resources(
+        &self,
+        request: Request<Streaming<DeltaDiscoveryRequest>>,
+    ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
+        let (send, receive) = mpsc::channel(64);
+        if let Ok(mut streams) = self.heard.streams.lock() {
+            streams.push(send.clone());
+        }
+        let (heard, answers, mut incoming) = (self.heard.clone(), Arc::clone(&self.answers), request.into_inner());
+        tokio::spawn(async move {
+            while let Some(Ok(request)) = incoming.next().await {
+                let responses = answers(&request);
+                if let Ok(mut requests) = heard.requests.lock() {
+                    requests.push(request);
+                }
+                for response in responses {
+                    if send.send(Ok(response)).await.is_err() {
+                        return;
+                    }
+                }
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(receive))))
+    }
+}
+
+/// A response that carries `resources`.
+#[must_use]
+pub fn response(type_url: &str, nonce: &str, resources: Vec<Resource>, removed: &[&str]) -> DeltaDiscoveryResponse {
+    DeltaDiscoveryResponse {
+        system_version_info: nonce.to_owned(),
+        resources,
+        type_url: type_url.to_owned(),
+        nonce: nonce.to_owned(),
+        removed_resources: removed.iter().map(|name| (*name).to_owned()).collect(),
+    }
+}
+
+/// A resource whose bytes are those of `message`.
+#[must_use]
+pub fn resource(type_url: &str, name: &str, version: &str, message: &impl Message) -> Resource {
+    raw_resource(type_url, name, version, message.encode_to_vec())
+}
+
+/// A resource of any bytes.
+#[must_use]
+pub fn raw_resource(type_url: &str, name: &str, version: &str, value: Vec<u8>) -> Resource {
+    Resource {
+        version: version.to_owned(),
+        resource: Some(prost_types::Any {
+            type_url: type_url.to_owned(),
+            value,
+        }),
+        name: name.to_owned(),
+        aliases: Vec::new(),
+    }
+}

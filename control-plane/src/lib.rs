@@ -3,6 +3,8 @@
 //! Rooms, in reading order:
 //! - [`config`]: mesh.yaml, read and validated; pure but for reading the file.
 //! - [`catalog`]: a mesh as resources, and what changed; pure.
+//! - [`rollout`]: the configuration in force, and the last one that was refused.
+//! - [`source`]: reads the configuration from a file, and again when it changed.
 //! - [`registry`]: who serves what, under leases; pure.
 //! - [`push`]: tells each sidecar what it subscribed to; pure but for its gRPC face.
 //! - [`session`]: the facts that sidecars send up.
@@ -21,9 +23,11 @@ pub mod events;
 pub mod plane;
 pub mod push;
 pub mod registry;
+pub mod rollout;
 pub mod server;
 pub mod session;
 pub mod sidecars;
+pub mod source;
 pub mod stop;
 pub mod store;
 

@@ -1,6 +1,6 @@
 //! Joins the rooms: what the registry decides is pushed, stored and told.
 //!
-//! Lock order: registry, then hub. The sidecars' lock is never held together with another.
+//! Lock order: registry or rollout, then hub. The sidecars' lock is never held together with another.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,10 +9,12 @@ use outrigger_proto::model::{Endpoint, EndpointName, ResourceType};
 use parking_lot::{Mutex, MutexGuard};
 use tokio::time::Instant;
 
+use crate::config::{self, ConfigErrors, Mesh};
 use crate::events::{Event, Events};
 use crate::push::hub::Hub;
 use crate::push::table::Entry;
 use crate::registry::{Change, Lease, Millis, Refusal, Registry, Removal, Sender, SessionId, Terms};
+use crate::rollout::{Applied, Rollout};
 use crate::sidecars::Sidecars;
 use crate::store::Store;
 
@@ -30,6 +32,9 @@ pub struct Plane {
     /// How long a registration lives.
     pub terms: Terms,
     registry: Mutex<Registry>,
+    rollout: Mutex<Rollout>,
+    /// The text of the last good configuration that was stored.
+    stored: Option<String>,
     sessions: AtomicU64,
     started: Instant,
 }
@@ -57,6 +62,8 @@ impl Plane {
             store,
             terms,
             registry: Mutex::new(registry),
+            rollout: Mutex::default(),
+            stored: restored.config,
             sessions: AtomicU64::new(0),
             started: Instant::now(),
         }
@@ -77,6 +84,59 @@ impl Plane {
     /// The registrations, to look at.
     pub fn registry(&self) -> MutexGuard<'_, Registry> {
         self.registry.lock()
+    }
+
+    /// The configuration, to look at.
+    pub fn rollout(&self) -> MutexGuard<'_, Rollout> {
+        self.rollout.lock()
+    }
+
+    /// Puts a configuration into force and tells those who use what changed, or refuses it whole.
+    ///
+    /// # Errors
+    /// When it was not valid: nothing changed.
+    pub fn apply(&self, origin: &str, mesh: Result<Mesh, ConfigErrors>, text: &str) -> Result<Applied, ConfigErrors> {
+        let mut rollout = self.rollout.lock();
+        let mesh = mesh.inspect_err(|errors| {
+            rollout.refuse(origin, errors.clone());
+            let reasons = errors.errors.iter().map(config::ConfigError::one_line).collect();
+            let origin = origin.to_owned();
+            self.events.record(Event::ConfigRefused { origin, reasons });
+        })?;
+        let applied = rollout.take(origin, &mesh);
+        {
+            let mut hub = self.hub.lock();
+            for (name, entry) in rollout.catalog.iter() {
+                hub.put(ResourceType::Proxy, name.as_str(), Entry::proxy(&entry.proxy.resource));
+                hub.put(
+                    ResourceType::Service,
+                    name.as_str(),
+                    Entry::service(&entry.service.resource),
+                );
+            }
+            for kind in [ResourceType::Proxy, ResourceType::Service] {
+                for name in &applied.changes.removed {
+                    hub.remove(kind, name.as_str());
+                }
+                // From here on the catalog is complete, so what is absent does not exist.
+                hub.release(kind);
+            }
+        }
+        self.store.put_config(text);
+        self.events.record(Event::ConfigApplied {
+            version: applied.version.clone(),
+            origin: origin.to_owned(),
+            changed: applied.changes.names().iter().map(ToString::to_string).collect(),
+        });
+        Ok(applied)
+    }
+
+    /// Puts the last good configuration of an earlier run into force, if there is one.
+    pub fn apply_stored(&self) {
+        if let Some(text) = &self.stored {
+            // A refusal is in the events and in the status; there is nobody to answer.
+            let _refused = self.apply("last good", config::parse("last good", text), text).is_err();
+        }
     }
 
     /// See [`Registry::register`].

@@ -24,6 +24,7 @@ use crate::plane::Plane;
 use crate::push::ads::Ads;
 use crate::registry::Terms;
 use crate::session::Agent;
+use crate::source::Source;
 use crate::stop::{self, Stop};
 
 /// How one control plane runs.
@@ -116,6 +117,13 @@ pub async fn serve(listener: TcpListener, options: Options, shutdown: impl Futur
     let plane = Arc::new(Plane::open(state_dir.as_deref(), terms));
     let (stopper, stop) = stop::signal();
     let mut tasks = JoinSet::new();
+    let source = options.config.as_deref().map(Source::new);
+    // What a refused file would have replaced is the last good one, so that comes first.
+    plane.apply_stored();
+    if let Some(mut source) = source {
+        source.look(&plane);
+        tasks.spawn(source.watch(Arc::clone(&plane), stop.clone()));
+    }
     tasks.spawn(pass_time(Arc::clone(&plane), stop.clone()));
     let app = routes(&plane, &stop, &options)?;
     tracing::info!(%listen, "control plane is up");
@@ -141,12 +149,13 @@ fn routes(plane: &Arc<Plane>, stop: &Stop, options: &Options) -> Result<axum::Ro
         plane: Arc::clone(plane),
         stop: stop.clone(),
     };
-    let reflection = tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(DESCRIPTORS)
-        .build_v1()?;
+    // Clients in the field still ask by the older of its two names.
+    let reflection =
+        || tonic_reflection::server::Builder::configure().register_encoded_file_descriptor_set(DESCRIPTORS);
     let grpc = tonic::service::Routes::new(AggregatedDiscoveryServiceServer::new(ads))
         .add_service(AgentServer::new(agent))
-        .add_service(reflection)
+        .add_service(reflection().build_v1()?)
+        .add_service(reflection().build_v1alpha()?)
         .into_axum_router();
     Ok(grpc.merge(api::routes(Arc::clone(plane), options.insecure)))
 }

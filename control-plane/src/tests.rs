@@ -1,4 +1,5 @@
 //! The whole control plane over loopback, with real gRPC clients.
 
+mod api;
 mod client;
 mod protocol;

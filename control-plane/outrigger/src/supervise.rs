@@ -17,6 +17,7 @@ pub(crate) mod front;
 pub(crate) mod guard;
 pub(crate) mod keep;
 pub(crate) mod logs;
+pub(crate) mod plan;
 pub(crate) mod ports;
 pub(crate) mod reap;
 pub(crate) mod state;
@@ -25,3 +26,9 @@ pub(crate) mod tree;
 pub(crate) mod workload;
 #[cfg(test)]
 mod tests;
+
+/// A runtime on the calling thread. The kernel ties children to the thread that starts them, so all that starts any
+/// runs on the main thread: one thread, no worker that could end earlier.
+pub(crate) fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()
+}

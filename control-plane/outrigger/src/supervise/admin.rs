@@ -1,4 +1,4 @@
-//! Talks to a sidecar's admin port: reads its health, reports the app's life, asks it to drain.
+//! Talks to a sidecar's admin port: reads its health, reports the app's life.
 //!
 //! Every call has a deadline; the sidecar may be starting, stopping or dead.
 
@@ -48,29 +48,28 @@ pub(crate) struct Health {
     pub(crate) status: String,
     /// Why not ok.
     pub(crate) reason: Option<String>,
-    /// Whether it answered 200.
-    pub(crate) healthy: bool,
 }
 
 /// Reads `/health`.
 pub(crate) async fn health(admin: SocketAddr) -> Result<Health, AdminError> {
-    let (status, body) = request(admin, Method::GET, "/health", Bytes::new()).await?;
+    let (_, body) = request(admin, Method::GET, "/health", Bytes::new()).await?;
     let value: Value = serde_json::from_slice(&body).unwrap_or_default();
-    let text = |value: Option<&Value>| value.and_then(Value::as_str).filter(|text| !text.is_empty()).map(str::to_owned);
+    let text = |path: &str| value.pointer(path).and_then(Value::as_str).filter(|text| !text.is_empty());
     let dependency = value.get("dependencies").and_then(Value::as_array).into_iter().flatten().find_map(|one| {
         let bad = one.get("ok").and_then(Value::as_bool) == Some(false);
         bad.then(|| format!("{}: {}", one["name"].as_str().unwrap_or("?"), one["reason"].as_str().unwrap_or("failing")))
     });
-    Ok(Health {
-        status: text(value.get("status")).unwrap_or_else(|| "unknown".to_owned()),
-        reason: text(value.pointer("/app/reason")).or(dependency),
-        healthy: status == StatusCode::OK,
+    let well = value.pointer("/app/ok").and_then(Value::as_bool) == Some(true);
+    let app = text("/app/reason").filter(|_| !well).map(str::to_owned);
+    let mesh = ["/lease/reason", "/control_plane/reason"].into_iter().find_map(text).map(str::to_owned);
+    let status = text("/status").unwrap_or("unknown");
+    // An app that is well is of no use to callers before they are told of it.
+    let unknown = matches!(text("/lease/state"), Some("none" | "asked")) && text("/control_plane/address").is_some();
+    Ok(match status {
+        "ok" if unknown => Health { status: "starting".to_owned(), reason: Some("not registered yet".to_owned()) },
+        "ok" => Health { status: status.to_owned(), reason: None },
+        _ => Health { status: status.to_owned(), reason: app.or(dependency).or(mesh) },
     })
-}
-
-/// Asks the sidecar to leave the registry and finish what is in flight.
-pub(crate) async fn drain(admin: SocketAddr) -> Result<(), AdminError> {
-    request(admin, Method::POST, "/drain", Bytes::new()).await.map(drop)
 }
 
 /// Whether the admin port answers at all.

@@ -35,6 +35,8 @@ pub(crate) struct Plan {
 pub(crate) const CONTROL_PLANE: &str = "control-plane";
 /// How long the control plane, and a sidecar without its app, may take to end.
 const SHORT_GRACE: Duration = Duration::from_secs(3);
+/// How long start-up hopes that a degraded service becomes well.
+const DEGRADED: Duration = Duration::from_secs(4);
 /// How often start-up looks whether all are healthy.
 const LOOK: Duration = Duration::from_millis(40);
 
@@ -80,11 +82,13 @@ impl Fleet {
 
     /// Waits until every instance is healthy or hopeless, for at most `patience`; tells `progress` how many are healthy.
     pub(crate) async fn settle(&self, patience: Duration, progress: impl Fn(usize, &[Row])) -> Vec<Row> {
-        let until = Instant::now() + patience;
+        let (until, lenient) = (Instant::now() + patience, Instant::now() + DEGRADED);
+        // What a service depends on often appears with it, such as its database.
+        let done = |row: &Row| row.health == "ok" || row.hopeless() || (row.healthy() && Instant::now() > lenient);
         loop {
             let rows = self.rows().await;
             progress(rows.iter().filter(|row| row.healthy()).count(), &rows);
-            if rows.iter().all(|row| row.healthy() || row.hopeless()) || Instant::now() > until {
+            if rows.iter().all(done) || Instant::now() > until {
                 return rows;
             }
             tokio::time::sleep(LOOK).await;

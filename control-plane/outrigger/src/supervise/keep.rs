@@ -4,7 +4,7 @@
 //! not take along, are found by their mark and ended before the next start, or they would hold its port.
 
 use std::ffi::OsString;
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
@@ -32,6 +32,8 @@ pub(crate) struct Launch {
     pub(crate) dir: PathBuf,
     /// Variables added to our own environment; marks among them.
     pub(crate) env: Vec<(String, String)>,
+    /// What it reads from its standard input; at most what a pipe holds (64 KiB).
+    pub(crate) stdin: Option<String>,
     /// Which of the variables find this process's leftovers.
     pub(crate) marks: Vec<String>,
 }
@@ -44,6 +46,7 @@ impl Launch {
             args: vec!["-c".into(), line.into()],
             dir,
             env: Vec::new(),
+            stdin: None,
             marks: Vec::new(),
         }
     }
@@ -53,7 +56,8 @@ impl Launch {
         let mut command = Command::new(&self.program);
         command.args(&self.args).current_dir(&self.dir);
         command.envs(self.env.iter().map(|(name, value)| (name, value)));
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.stdin(if self.stdin.is_some() { Stdio::piped() } else { Stdio::null() });
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
         command.process_group(0);
         guard::tie(&mut command, Signal::SIGKILL);
         command
@@ -219,6 +223,10 @@ impl Keeper {
     fn start(&self) -> io::Result<Running> {
         self.sink.forget();
         let mut running = self.reaper.spawn(&mut self.launch.command())?;
+        if let (Some(text), Some(mut pipe)) = (&self.launch.stdin, running.stdin.take()) {
+            // A process that dies before it reads is reported as ended.
+            pipe.write_all(text.as_bytes()).ok();
+        }
         let pipes = [running.stdout.take().map(OwnedFd::from), running.stderr.take().map(OwnedFd::from)];
         for pipe in pipes.into_iter().flatten() {
             // Its owner is the pipe: the task ends when all writers have ended.

@@ -46,6 +46,11 @@ impl Sink {
         Self { inner: Arc::new(Mutex::new(Inner { file, last: VecDeque::new() })), console, name: name.into() }
     }
 
+    /// A sink that keeps only the last lines.
+    pub(crate) fn memory(name: &str) -> Self {
+        Self { inner: Arc::new(Mutex::new(Inner { file: None, last: VecDeque::new() })), console: None, name: name.into() }
+    }
+
     /// Takes one line.
     pub(crate) fn line(&self, line: &str) {
         {

@@ -116,6 +116,7 @@ impl Planner<'_> {
             ],
             dir: layout.root.clone(),
             env: vec![(INSTANCE.to_owned(), super::fleet::CONTROL_PLANE.to_owned())],
+            stdin: None,
             marks: self.marks(super::fleet::CONTROL_PLANE),
         }
     }
@@ -135,7 +136,7 @@ impl Planner<'_> {
         let mut env = wiring.environment();
         for (key, value) in &service.env {
             match resolve(key, value) {
-                Ok(value) => env.push((key.clone(), value)),
+                Ok(value) => env.push((key.to_owned(), value)),
                 Err(problem) => self.problems.push(format!("{}: {problem}", service.name.service())),
             }
         }
@@ -223,6 +224,7 @@ pub(crate) fn sidecar(
         args: vec!["sidecar".into(), "--config".into(), bootstrap.into()],
         dir,
         env: vec![(INSTANCE.to_owned(), name.to_owned())],
+        stdin: None,
         marks,
     }
 }

@@ -154,10 +154,14 @@ pub(crate) struct Up {
 }
 
 impl Up {
+    /// Whether the front lives.
+    pub(crate) fn front_alive(&self) -> bool {
+        tree::started(Pid::from_raw(self.pid)) == Some(self.pid_started)
+    }
+
     /// Whether the front or the supervisor lives.
     pub(crate) fn alive(&self) -> bool {
-        tree::started(Pid::from_raw(self.pid)) == Some(self.pid_started)
-            || tree::started(Pid::from_raw(self.supervisor)) == Some(self.supervisor_started)
+        self.front_alive() || tree::started(Pid::from_raw(self.supervisor)) == Some(self.supervisor_started)
     }
 }
 

@@ -144,10 +144,7 @@ impl Workload {
     /// Restarts without losing a request: leave the registry and finish what is in flight while the app still lives,
     /// then end the app, then start both.
     pub(crate) async fn restart(&self) {
-        if let Some((_, admin)) = &self.instance.sidecar {
-            // SIGTERM would begin the same drain; asking first also works for a sidecar that is being debugged.
-            admin::drain(*admin).await.ok();
-        }
+        // SIGTERM makes the sidecar drain.
         self.stop_sidecar(Want::Stop).await;
         self.stop_app(Want::Stop).await;
         self.start().await;
@@ -163,12 +160,8 @@ impl Workload {
             Life::Ended { exit, looping: false } => ("restarting", Some(exit.to_string())),
             Life::Unstartable { reason } => ("crash loop", Some(reason.clone())),
         };
-        // A process that has just come up again in a loop is no better for it.
         let (health, why) = match (&seen.life, &self.instance.sidecar) {
             (Life::Running { .. }, Some((_, admin))) => match admin::health(*admin).await {
-                Ok(health) if health.healthy && health.status != "starting" => (health.status, health.reason),
-                Ok(health) if health.healthy => ("starting".to_owned(), health.reason),
-                Ok(health) if health.status == "ok" => ("failing".to_owned(), health.reason),
                 Ok(health) => (health.status, health.reason),
                 Err(error) => ("unreachable".to_owned(), Some(format!("sidecar: {error}"))),
             },

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"log"
 	"math"
 	"strconv"
@@ -97,6 +98,10 @@ func (p *posts) blog(ctx context.Context, id string) (*blogpb.BlogInfo, error) {
 }
 
 func refused(err error) error {
+	// The caller has gone, or its time is up: nothing is wrong with the database.
+	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+		return status.FromContextError(err).Err()
+	}
 	log.Printf("database: %v", err)
 	return status.Error(codes.Internal, "the database refused")
 }

@@ -59,7 +59,8 @@ pub async fn run_acceptor(listeners: Vec<Listener>, workers: Arc<Vec<Worker>>, s
 
 async fn accept(listener: Listener, workers: Arc<Vec<Worker>>, shared: Arc<Shared>) -> io::Result<()> {
     // A raw accept instead of tokio's: the stream is registered once, on its worker.
-    let socket = AsyncFd::register(listener.socket)?;
+    #[expect(deprecated, reason = "its replacement is unsafe; std's listener owns its descriptor, which is what that is about")]
+    let socket = AsyncFd::new(listener.socket)?;
     loop {
         let mut ready = socket.readable().await?;
         match ready.try_io(|inner| inner.get_ref().accept()) {

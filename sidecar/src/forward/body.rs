@@ -86,6 +86,17 @@ impl Body {
     }
 }
 
+impl Kind {
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Full(_) => false,
+            Self::Incoming(body) => http_body::Body::is_end_stream(body),
+            Self::Replay(body) => body.is_end_stream(),
+        }
+    }
+}
+
 impl http_body::Body for Body {
     type Data = Bytes;
     type Error = BodyError;
@@ -117,7 +128,8 @@ impl http_body::Body for Body {
                 Some(Ok(frame)) => {
                     if let Some(trailers) = frame.trailers_ref() {
                         exchange.ended(Some(trailers));
-                    } else if matches!(&this.kind, Kind::Incoming(body) if http_body::Body::is_end_stream(body)) {
+                    } else if this.kind.is_end_stream() {
+                        // The server does not poll again for the end that it can see.
                         exchange.ended(None);
                     }
                 }
@@ -127,12 +139,7 @@ impl http_body::Body for Body {
     }
 
     fn is_end_stream(&self) -> bool {
-        match &self.kind {
-            Kind::Empty => true,
-            Kind::Full(_) => false,
-            Kind::Incoming(body) => http_body::Body::is_end_stream(body),
-            Kind::Replay(body) => body.is_end_stream(),
-        }
+        self.kind.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {

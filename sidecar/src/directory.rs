@@ -20,6 +20,7 @@ pub struct Directory {
     /// Grows whenever the set of wanted services changes; `discover` subscribes by it.
     wanted: watch::Sender<u64>,
     proxy: ArcSwap<Proxy>,
+    proxy_changed: watch::Sender<()>,
     /// Views get numbers so that a worker sees with one comparison that its own is old.
     generation: AtomicU64,
     started: std::time::Instant,
@@ -68,6 +69,7 @@ impl Directory {
             destinations: Mutex::new(HashMap::new()),
             wanted: watch::Sender::new(0),
             proxy: ArcSwap::from_pointee(proxy),
+            proxy_changed: watch::Sender::new(()),
             generation: AtomicU64::new(0),
             started: std::time::Instant::now(),
         }
@@ -82,6 +84,13 @@ impl Directory {
     /// Replaces the workload's own settings.
     pub fn set_proxy(&self, proxy: Proxy) {
         self.proxy.store(Arc::new(proxy));
+        self.proxy_changed.send_replace(());
+    }
+
+    /// Changes whenever [`proxy`](Self::proxy) is replaced.
+    #[must_use]
+    pub fn proxy_changes(&self) -> watch::Receiver<()> {
+        self.proxy_changed.subscribe()
     }
 
     /// The destination called `name`, declared for good.

@@ -6,10 +6,14 @@
 
 pub mod channel;
 pub(crate) mod link;
+#[cfg(test)]
+pub(crate) mod peer;
 pub mod state;
 pub mod status;
 mod store;
 mod stream;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -38,10 +38,12 @@ async fn watch_app(shared: &Shared) {
     let mut tracker = Tracker::default();
     let mut start = shared.app.start();
     let mut began = Instant::now();
+    let mut changes = shared.directory.proxy_changes();
     loop {
         if shared.app.start() != start {
             (start, began, tracker) = (shared.app.start(), Instant::now(), Tracker::default());
         }
+        changes.mark_unchanged();
         let proxy = shared.directory.proxy();
         let life = shared.app.now().life;
         if life != Life::Exited {
@@ -67,19 +69,26 @@ async fn watch_app(shared: &Shared) {
             _ => proxy.health.interval,
         };
         drop(proxy);
-        shared.app.nudged(pause.max(QUICK)).await;
+        tokio::select! {
+            () = shared.app.nudged() => {}
+            // The sender lives in the directory.
+            _ = changes.changed() => {}
+            () = tokio::time::sleep(pause.max(QUICK)) => {}
+        }
     }
 }
 
 async fn watch_dependencies(shared: &Shared) {
+    let mut changes = shared.directory.proxy_changes();
     loop {
+        changes.mark_unchanged();
         let proxy: Arc<Proxy> = shared.directory.proxy();
         let checks = join_all(proxy.depends.iter().map(|d| dependency::check(d, proxy.health.timeout))).await;
-        // A Proxy that changed meanwhile is looked at now.
-        if Arc::ptr_eq(&proxy, &shared.directory.proxy()) {
-            shared.app.set_dependencies(checks);
-            let failing = shared.app.now().dependencies.iter().any(|c| !c.ok);
-            tokio::time::sleep(if failing { DEPENDENCIES / 4 } else { DEPENDENCIES }).await;
+        shared.app.set_dependencies(checks);
+        let failing = shared.app.now().dependencies.iter().any(|c| !c.ok);
+        tokio::select! {
+            _ = changes.changed() => {}
+            () = tokio::time::sleep(if failing { DEPENDENCIES / 4 } else { DEPENDENCIES }) => {}
         }
     }
 }

@@ -28,7 +28,11 @@ async fn start() -> (SocketAddr, Arc<Shared>) {
 /// Sends `head` (lines end in \n) and `body`; answers the status and the rest.
 async fn ask(to: SocketAddr, head: &str, body: &str) -> (u16, String) {
     let mut stream = TcpStream::connect(to).await.expect("connected");
-    let host = if head.to_ascii_lowercase().contains("\nhost:") { String::new() } else { format!("\nHost: {to}") };
+    let host = if head.to_ascii_lowercase().contains("\nhost:") {
+        String::new()
+    } else {
+        format!("\nHost: {to}")
+    };
     let head = format!("{head}{host}\nConnection: close\nContent-Length: {}\n\n", body.len()).replace('\n', "\r\n");
     stream.write_all(head.as_bytes()).await.expect("sent");
     stream.write_all(body.as_bytes()).await.expect("sent");
@@ -46,18 +50,25 @@ async fn json(to: SocketAddr, path: &str) -> serde_json::Value {
 #[tokio::test]
 async fn every_page_answers() {
     let (at, shared) = start().await;
-    assert_eq!(*shared.admin.borrow(), Some(at));
     for path in ["/metrics", "/stats", "/livez", "/config"] {
         assert_eq!(ask(at, &format!("GET {path} HTTP/1.1"), "").await.0, 200, "{path}");
     }
+    assert_eq!(*shared.admin.borrow(), Some(at));
     // The app was not probed yet.
     for path in ["/health", "/readyz"] {
         assert_eq!(ask(at, &format!("GET {path} HTTP/1.1"), "").await.0, 503, "{path}");
     }
     assert_eq!(json(at, "/health").await["status"], "starting");
-    assert!(json(at, "/stats").await["process"]["rss_bytes"].as_u64().is_some_and(|n| n > 0));
+    assert!(
+        json(at, "/stats").await["process"]["rss_bytes"]
+            .as_u64()
+            .is_some_and(|n| n > 0)
+    );
     let (_, metrics) = ask(at, "GET /metrics HTTP/1.1", "").await;
-    assert!(metrics.contains("text/plain; version=0.0.4") && metrics.contains("process_open_fds"), "{metrics}");
+    assert!(
+        metrics.contains("text/plain; version=0.0.4") && metrics.contains("process_open_fds"),
+        "{metrics}"
+    );
 }
 
 #[tokio::test]
@@ -75,11 +86,26 @@ async fn only_known_pages_and_methods() {
 #[tokio::test]
 async fn a_page_in_a_browser_cannot_reach_it() {
     let (at, shared) = start().await;
-    for host in ["evil.example", "evil.example:80", "127.0.0.1.evil.example", "10.0.0.1", "", "a b"] {
-        assert_eq!(ask(at, &format!("GET /config HTTP/1.1\nHost: {host}"), "").await.0, 403, "{host}");
+    for host in [
+        "evil.example",
+        "evil.example:80",
+        "127.0.0.1.evil.example",
+        "10.0.0.1",
+        "",
+        "a b",
+    ] {
+        assert_eq!(
+            ask(at, &format!("GET /config HTTP/1.1\nHost: {host}"), "").await.0,
+            403,
+            "{host}"
+        );
     }
     for host in ["localhost", "LOCALHOST:80", "127.0.0.1", "[::1]:9", "127.1.2.3:4"] {
-        assert_eq!(ask(at, &format!("GET /config HTTP/1.1\nHost: {host}"), "").await.0, 200, "{host}");
+        assert_eq!(
+            ask(at, &format!("GET /config HTTP/1.1\nHost: {host}"), "").await.0,
+            200,
+            "{host}"
+        );
     }
     let (status, _) = ask(at, "GET http://evil.example/config HTTP/1.1\nHost: localhost", "").await;
     assert_eq!(status, 403);
@@ -101,7 +127,11 @@ async fn drain_is_handed_on() {
 #[tokio::test]
 async fn the_supervisor_reports_the_apps_life() {
     let (at, shared) = start().await;
-    let report = async |body: &str| ask(at, "POST /workload HTTP/1.1\nContent-Type: application/json", body).await.0;
+    let report = async |body: &str| {
+        ask(at, "POST /workload HTTP/1.1\nContent-Type: application/json", body)
+            .await
+            .0
+    };
     assert_eq!(report(r#"{"state":"started","pid":7}"#).await, 200);
     assert_eq!(shared.app.now().pid, Some(7));
     assert_eq!(report(r#"{"state":"exited","code":3}"#).await, 200);

@@ -1,7 +1,7 @@
 //! The app's state, shared: written by probes and by the supervisor's reports, watched by others.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tokio::sync::{Notify, watch};
 
@@ -216,9 +216,8 @@ impl App {
         self.hint.load(Ordering::Relaxed)
     }
 
-    /// Waits until somebody wants a probe now, at most `limit`.
-    pub(super) async fn nudged(&self, limit: Duration) {
-        // A time-out is the ordinary case: the next probe is due.
-        drop(tokio::time::timeout(limit, self.nudge.notified()).await);
+    /// Waits until somebody wants a probe now.
+    pub(super) async fn nudged(&self) {
+        self.nudge.notified().await;
     }
 }

@@ -1,13 +1,20 @@
 //! What is said when (tables), and the session against a real server.
 
-mod server;
+use std::sync::Arc;
+use std::time::Duration;
 
-use outrigger_proto::wire::agent::{Check, up::Body};
+use outrigger_proto::wire::agent::{
+    Answer, Check, Down, DrainNow, Refused, Registered, answer, down::Body as DownBody, up::Body,
+};
 use outrigger_proto::wire::mesh::Endpoint;
+use tokio::net::TcpListener;
 
 use super::LeaseState;
 use super::talk::{Fact, Retry, Talk};
-use std::time::Duration;
+use crate::config::Bootstrap;
+use crate::discover::peer::{self, ControlPlane, Session};
+use crate::drain::Phase;
+use crate::shared::Shared;
 
 fn words(said: &[Body]) -> Vec<String> {
     said.iter()
@@ -48,7 +55,11 @@ fn an_endpoint_is_registered_only_while_the_app_is_well() {
     says(&mut talk, Fact::Well, &[]);
     says(&mut talk, failing(), &["unhealthy: no answer"]);
     assert_eq!(talk.registered(LEASE), LeaseState::Withdrawn);
-    assert_eq!(talk.renewal(), Some(LEASE / 3), "the registration is kept while the app is unwell");
+    assert_eq!(
+        talk.renewal(),
+        Some(LEASE / 3),
+        "the registration is kept while the app is unwell"
+    );
     says(&mut talk, failing(), &[]);
     says(&mut talk, Fact::Well, &["healthy(0)"]);
 }
@@ -85,7 +96,13 @@ fn a_new_stream_says_what_changed_while_there_was_none() {
 #[test]
 fn a_change_of_what_the_app_needs_is_said_once() {
     let mut talk = Talk::new(Endpoint::default());
-    let check = |ok| vec![Check { name: "db".into(), ok, reason: String::new() }];
+    let check = |ok| {
+        vec![Check {
+            name: "db".into(),
+            ok,
+            reason: String::new(),
+        }]
+    };
     assert_eq!(words(&talk.tell(&Fact::Well, &check(true))), ["register", "healthy(1)"]);
     assert!(talk.tell(&Fact::Well, &check(true)).is_empty());
     assert_eq!(words(&talk.tell(&Fact::Well, &check(false))), ["healthy(1)"]);
@@ -104,4 +121,179 @@ fn a_lost_lease_is_taken_again_at_once_and_a_refusal_later() {
     says(&mut talk, left(), &["leaving: exited"]);
     assert_eq!(talk.refused(), Retry::Never);
     says(&mut talk, left(), &[]);
+}
+
+/// A sidecar whose app listens, and the control plane that it talks to.
+async fn start() -> (Arc<Shared>, ControlPlane, TcpListener) {
+    let peer = peer::start().await;
+    let app = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = app.local_addr().expect("an address");
+    let bootstrap: Bootstrap = serde_json::from_value(serde_json::json!({
+        "service": "post", "instance": "p1", "epoch": 9, "control_plane": peer.url, "labels": {"zone": "a"},
+        "admin": "127.0.0.1:7", "inbound": [
+            {"name": "http", "protocol": "http", "listen": "127.0.0.1:8081", "app": address},
+        ],
+    }))
+    .expect("a bootstrap");
+    let shared = Arc::new(Shared::new(bootstrap).expect("valid"));
+    shared
+        .admin
+        .send_replace(Some("127.0.0.1:7".parse().expect("an address")));
+    tokio::spawn(crate::health::run(shared.clone()));
+    tokio::spawn(super::run(shared.clone()));
+    (shared, peer, app)
+}
+
+/// The next message up that is no renewal.
+async fn said(session: &mut Session) -> Body {
+    loop {
+        match session.next().await.body.expect("a body") {
+            Body::Renew(_) => {}
+            body => return body,
+        }
+    }
+}
+
+async fn grant(session: &Session, lease_ms: u32) {
+    session
+        .send(Down {
+            id: 1,
+            body: Some(DownBody::Registered(Registered { lease_ms })),
+        })
+        .await;
+}
+
+/// Hello and the registration that follows it.
+async fn registered(session: &mut Session) {
+    let Body::Hello(hello) = said(session).await else {
+        panic!("Hello comes first")
+    };
+    assert_eq!(
+        (hello.instance.as_str(), hello.epoch, hello.admin.as_str()),
+        ("p1", 9, "127.0.0.1:7")
+    );
+    assert_eq!(hello.features, outrigger_proto::features::ALL);
+    let Body::Register(register) = said(session).await else {
+        panic!("then the registration")
+    };
+    let endpoint = register.endpoint.expect("an endpoint");
+    assert_eq!(endpoint.name, "default/post/p1");
+    assert_eq!(
+        (endpoint.ports[0].name.as_str(), endpoint.ports[0].port),
+        ("http", 8081)
+    );
+    assert!(endpoint.meshed && endpoint.epoch == 9 && endpoint.labels["zone"] == "a");
+    grant(session, 900).await;
+}
+
+#[tokio::test]
+async fn a_well_app_is_registered_renewed_withdrawn_and_registered_again() {
+    let (shared, mut peer, _app) = start().await;
+    let mut session = peer.session().await;
+    registered(&mut session).await;
+    assert!(matches!(session.next().await.body, Some(Body::Renew(_))));
+    assert_eq!(shared.lease.now().0, LeaseState::Held);
+    shared.app.exited(None, Some(9));
+    let Body::Leaving(leaving) = said(&mut session).await else {
+        panic!("leaves")
+    };
+    assert!(leaving.reason.contains("signal 9"), "{}", leaving.reason);
+    assert_eq!(shared.lease.now().0, LeaseState::Withdrawn);
+    shared.app.started(Some(8));
+    assert!(matches!(said(&mut session).await, Body::Register(_)));
+}
+
+#[tokio::test]
+async fn requests_from_the_control_plane_are_answered() {
+    let (shared, mut peer, _app) = start().await;
+    let mut session = peer.session().await;
+    registered(&mut session).await;
+    session
+        .send(Down {
+            id: 5,
+            body: Some(DownBody::DrainNow(DrainNow {})),
+        })
+        .await;
+    assert_eq!(
+        said(&mut session).await,
+        Body::Answer(Answer {
+            of: 5,
+            result: Some(answer::Result::Done(true))
+        })
+    );
+    shared.drain_requested.notified().await;
+    // A message of a later version is one without a body that we know.
+    session.send(Down { id: 6, body: None }).await;
+    let Body::Answer(Answer {
+        of: 6,
+        result: Some(answer::Result::Unsupported(_)),
+    }) = said(&mut session).await
+    else {
+        panic!("unsupported")
+    };
+    shared.drain.advance(Phase::Leaving);
+    assert!(matches!(said(&mut session).await, Body::Leaving(_)));
+}
+
+#[tokio::test]
+async fn a_lost_session_and_a_forgotten_lease_are_registered_again() {
+    let (shared, mut peer, _app) = start().await;
+    let mut session = peer.session().await;
+    registered(&mut session).await;
+    session
+        .send(Down {
+            id: 2,
+            body: Some(DownBody::Refused(Refused {
+                reason: "unknown".into(),
+            })),
+        })
+        .await;
+    assert!(matches!(said(&mut session).await, Body::Register(_)));
+    drop(session);
+    let mut session = peer.session().await;
+    registered(&mut session).await;
+    assert!(matches!(session.next().await.body, Some(Body::Renew(_))));
+    assert_eq!(shared.lease.now().0, LeaseState::Held);
+}
+
+#[tokio::test]
+async fn versions_that_run_here_are_said_once() {
+    use crate::discover::status::Applied;
+    use outrigger_proto::model::{FieldError, ResourceType};
+    let (shared, mut peer, _app) = start().await;
+    let mut session = peer.session().await;
+    registered(&mut session).await;
+    let one = |version: &str, rejection: Option<FieldError>, removed| {
+        let (kind, name, version) = (ResourceType::Service, "default/user".into(), version.into());
+        shared.discovery.record(vec![Applied {
+            kind,
+            name,
+            version,
+            rejection,
+            removed,
+        }]);
+    };
+    let mut expect = async |version: &str, rejection: &str| {
+        let Body::Applied(applied) = said(&mut session).await else {
+            panic!("a version")
+        };
+        assert_eq!(
+            (applied.resource.as_str(), applied.version.as_str()),
+            ("default/user", version)
+        );
+        assert_eq!(applied.rejection, rejection);
+    };
+    one("1", None, false);
+    expect("1", "").await;
+    one(
+        "2",
+        Some(FieldError {
+            path: "ports".into(),
+            reason: "none".into(),
+        }),
+        false,
+    );
+    expect("2", "ports: none").await;
+    one("", None, true);
+    expect("", "").await;
 }

@@ -20,15 +20,25 @@ fn wanted(names: &[&str]) -> HashSet<ServiceName> {
 }
 
 fn service(name: &str) -> wire::Service {
-    let port = wire::Port { name: "http".into(), protocol: wire::Protocol::Http as i32 };
-    wire::Service { name: name.into(), ports: vec![port], ..Default::default() }
+    let port = wire::Port {
+        name: "http".into(),
+        protocol: wire::Protocol::Http as i32,
+    };
+    wire::Service {
+        name: name.into(),
+        ports: vec![port],
+        ..Default::default()
+    }
 }
 
 fn endpoint(name: &str, epoch: u64) -> wire::Endpoint {
     wire::Endpoint {
         name: name.into(),
         address: "127.0.0.1".into(),
-        ports: vec![wire::EndpointPort { name: "http".into(), port: 8000 }],
+        ports: vec![wire::EndpointPort {
+            name: "http".into(),
+            port: 8000,
+        }],
         epoch,
         ..Default::default()
     }
@@ -38,19 +48,34 @@ fn resource(kind: ResourceType, name: &str, version: &str, value: Vec<u8>) -> Re
     Resource {
         name: name.into(),
         version: version.into(),
-        resource: Some(prost_types::Any { type_url: kind.url().into(), value }),
+        resource: Some(prost_types::Any {
+            type_url: kind.url().into(),
+            value,
+        }),
         aliases: Vec::new(),
     }
 }
 
 fn services(version: &str, all: &[wire::Service]) -> DeltaDiscoveryResponse {
     let kind = ResourceType::Service;
-    answer(kind, all.iter().map(|s| resource(kind, &s.name, version, s.encode_to_vec())).collect(), &[])
+    answer(
+        kind,
+        all.iter()
+            .map(|s| resource(kind, &s.name, version, s.encode_to_vec()))
+            .collect(),
+        &[],
+    )
 }
 
 fn endpoints(version: &str, all: &[wire::Endpoint], removed: &[&str]) -> DeltaDiscoveryResponse {
     let kind = ResourceType::Endpoint;
-    answer(kind, all.iter().map(|e| resource(kind, &e.name, version, e.encode_to_vec())).collect(), removed)
+    answer(
+        kind,
+        all.iter()
+            .map(|e| resource(kind, &e.name, version, e.encode_to_vec()))
+            .collect(),
+        removed,
+    )
 }
 
 fn answer(kind: ResourceType, resources: Vec<Resource>, removed: &[&str]) -> DeltaDiscoveryResponse {
@@ -88,7 +113,10 @@ fn published(output: &Output) -> Vec<String> {
             Change::Proxy(proxy) => format!("proxy {}", proxy.name),
             Change::Absent(name) => format!("{name} absent"),
             Change::Publish(service, endpoints) => {
-                let all: Vec<_> = endpoints.iter().map(|e| format!("{}@{}", e.name.instance, e.epoch)).collect();
+                let all: Vec<_> = endpoints
+                    .iter()
+                    .map(|e| format!("{}@{}", e.name.instance, e.epoch))
+                    .collect();
                 format!("{}: {}", service.name, all.join(" "))
             }
         })
@@ -108,7 +136,11 @@ fn refused(output: &Output) -> Vec<wire::Rejection> {
     assert_eq!(first.response_nonce, "n1");
     let status = first.error_detail.as_ref().expect("an error");
     assert_eq!(status.code, 3);
-    status.details.iter().map(|d| wire::Rejection::decode(&*d.value).expect("a rejection")).collect()
+    status
+        .details
+        .iter()
+        .map(|d| wire::Rejection::decode(&*d.value).expect("a rejection"))
+        .collect()
 }
 
 fn names(request: &DeltaDiscoveryRequest) -> Vec<&str> {
@@ -177,7 +209,10 @@ fn an_older_epoch_changes_nothing() {
 #[test]
 fn an_older_epoch_does_not_bring_an_instance_back_and_the_same_epoch_does() {
     let mut state = settled();
-    assert_eq!(published(&state.answer(endpoints("2", &[], &["default/post/a"]))), ["default/post: "]);
+    assert_eq!(
+        published(&state.answer(endpoints("2", &[], &["default/post/a"]))),
+        ["default/post: "]
+    );
     assert!(published(&state.answer(endpoints("3", &[endpoint("default/post/a", 4)], &[]))).is_empty());
     let output = state.answer(endpoints("4", &[endpoint("default/post/a", 5)], &[]));
     assert_eq!(published(&output), ["default/post: a@5"]);
@@ -198,7 +233,10 @@ fn a_bad_resource_is_refused_by_name_and_path_keeps_its_predecessor_and_blocks_n
     // What is in force is what a new stream resumes from.
     state.disconnect();
     let versions = &state.connect()[2].initial_resource_versions;
-    assert_eq!(versions.iter().map(|(n, v)| format!("{n}={v}")).collect::<Vec<_>>(), ["default/post/a=1", "default/post/b=2"]);
+    assert_eq!(
+        versions.iter().map(|(n, v)| format!("{n}={v}")).collect::<Vec<_>>(),
+        ["default/post/a=1", "default/post/b=2"]
+    );
 }
 
 #[test]
@@ -238,7 +276,12 @@ fn resources_under_another_name_or_type_or_without_body_are_refused() {
     let mut other = services("1", &[]);
     other.type_url = "type.googleapis.com/x.Y".into();
     let output = state.answer(other);
-    assert!(output.requests[0].error_detail.as_ref().is_some_and(|e| e.message.contains("x.Y")));
+    assert!(
+        output.requests[0]
+            .error_detail
+            .as_ref()
+            .is_some_and(|e| e.message.contains("x.Y"))
+    );
 }
 
 #[test]
@@ -277,7 +320,10 @@ fn wishes_become_subscriptions_and_late_answers_to_dropped_ones_are_ignored() {
 fn own_settings_are_applied_and_others_refused() {
     let mut state = connected();
     let kind = ResourceType::Proxy;
-    let proxy = |name: &str| wire::Proxy { name: name.into(), ..Default::default() };
+    let proxy = |name: &str| wire::Proxy {
+        name: name.into(),
+        ..Default::default()
+    };
     let own = proxy("default/gateway").encode_to_vec();
     let output = state.answer(answer(kind, vec![resource(kind, "default/gateway", "1", own)], &[]));
     assert_eq!(published(&output), ["proxy default/gateway"]);
@@ -303,7 +349,10 @@ fn a_file_of_resources_is_complete_and_gives_way_to_the_control_plane() {
     assert!(state.connect().iter().all(|r| r.initial_resource_versions.is_empty()));
     let output = state.answer(endpoints("1", &[endpoint("default/post/b", 1)], &[]));
     assert_eq!(published(&output), ["default/post: b@1"]);
-    assert!(state.snapshot()[1].resources.is_empty(), "what is in the file is not saved");
+    assert!(
+        state.snapshot()[1].resources.is_empty(),
+        "what is in the file is not saved"
+    );
 }
 
 #[test]
@@ -324,7 +373,10 @@ fn a_snapshot_restores_what_was_known() {
 #[test]
 fn what_nobody_wants_of_a_snapshot_is_forgotten_once_there_is_somebody_to_ask() {
     let mut restored = State::new(name("default/gateway"));
-    settled().snapshot().into_iter().for_each(|part| drop(restored.restore(part)));
+    settled()
+        .snapshot()
+        .into_iter()
+        .for_each(|part| drop(restored.restore(part)));
     restored.connect();
     assert!(restored.snapshot().iter().all(|part| part.resources.is_empty()));
 }

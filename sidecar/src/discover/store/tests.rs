@@ -6,15 +6,30 @@ use proptest::prelude::*;
 use super::*;
 
 fn snapshot() -> Vec<DeltaDiscoveryResponse> {
-    let resource = |name: &str| Resource { name: name.into(), version: "1".into(), ..Default::default() };
+    let resource = |name: &str| Resource {
+        name: name.into(),
+        version: "1".into(),
+        ..Default::default()
+    };
     vec![
-        DeltaDiscoveryResponse { type_url: "a".into(), resources: vec![resource("x/y")], ..Default::default() },
-        DeltaDiscoveryResponse { type_url: "b".into(), removed_resources: vec!["x/z/*".into()], ..Default::default() },
+        DeltaDiscoveryResponse {
+            type_url: "a".into(),
+            resources: vec![resource("x/y")],
+            ..Default::default()
+        },
+        DeltaDiscoveryResponse {
+            type_url: "b".into(),
+            removed_resources: vec!["x/z/*".into()],
+            ..Default::default()
+        },
     ]
 }
 
 fn store(path: &Path) -> Store {
-    Store { path: path.into(), pending: watch::Sender::new(None) }
+    Store {
+        path: path.into(),
+        pending: watch::Sender::new(None),
+    }
 }
 
 #[tokio::test]
@@ -23,7 +38,9 @@ async fn a_snapshot_is_written_and_read_back() {
     let path = dir.path().join("new/default.post.snapshot");
     replace(&path, &encode(&snapshot())).expect("written");
     assert_eq!(store(&path).load().await, snapshot());
-    let files: Vec<_> = std::fs::read_dir(path.parent().expect("a folder")).expect("listed").collect();
+    let files: Vec<_> = std::fs::read_dir(path.parent().expect("a folder"))
+        .expect("listed")
+        .collect();
     assert_eq!(files.len(), 1, "no temporary file stays: {files:?}");
 }
 

@@ -7,7 +7,7 @@
 use serde_json::{Map, Value};
 
 use super::explain::resolve;
-use super::suggest::did_you_mean;
+use super::suggest::{closest, did_you_mean};
 use super::tree::{Kind, Node, Scalar, Span};
 use super::whole::Report;
 
@@ -91,10 +91,12 @@ fn map(node: &Node, schema: &Value, path: &str, report: &mut Report) -> Map<Stri
         .flatten()
         .filter_map(Value::as_str)
     {
-        let given = entries
-            .iter()
-            .any(|(key, value)| key.text == required && !value.is_null());
-        if !given {
+        let given = entries.iter().any(|(key, value)| key.text == required && !value.is_null());
+        // A slip in the key has been reported already, with this very key as the hint.
+        let slip = entries.iter().any(|(key, _)| {
+            known.is_some_and(|known| !known.contains_key(&key.text)) && closest(&key.text, [required]).is_some()
+        });
+        if !given && !slip {
             let place = if path.is_empty() {
                 String::new()
             } else {

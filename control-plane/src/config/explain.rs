@@ -57,6 +57,7 @@ pub fn explain(path: &str) -> Result<Explanation, String> {
         names
             .iter()
             .map(String::as_str)
+            .filter(|name| !name.starts_with("defaults."))
             .find(|name| name.rsplit('.').next() == Some(wanted.as_str()))
     });
     Err(match near {
@@ -65,7 +66,7 @@ pub fn explain(path: &str) -> Result<Explanation, String> {
     })
 }
 
-/// Every field, in the order of the documents.
+/// Every field, by name within its document.
 #[must_use]
 pub fn fields() -> Vec<Explanation> {
     let mut out = Vec::new();

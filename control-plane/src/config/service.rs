@@ -400,11 +400,11 @@ impl Reader<'_> {
             let letter = |c: char| c.is_ascii_alphanumeric() || c == '_';
             if !name.chars().all(letter) || name.starts_with(|c: char| c.is_ascii_digit()) || name.is_empty() {
                 let help = Some("letters, digits and _, no digit first".to_owned());
-                self.refuse(
-                    &["env", &name],
-                    format!("`{}` is not a variable's name", short(&name)),
-                    help,
-                );
+                let key = self.node.get("env").and_then(|env| env.entry(&name));
+                let at = key.map_or(&self.node.span, |(key, _)| &key.span);
+                let message = format!("`{}` is not a variable's name", short(&name));
+                let error = self.report.error(at, message).help(help);
+                self.report.push(error);
             }
             let value = match value {
                 raw::Env::Plain(text) => EnvValue::Plain(text),

@@ -1,0 +1,69 @@
+//! `outrigger control-plane`: the control plane, in the foreground.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Args;
+use outrigger_control_plane::server::{self, Options};
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Run the control plane
+#[derive(Debug, Clone, Args)]
+pub(crate) struct ControlPlaneArgs {
+    /// Where it listens, for sidecars and for people
+    #[arg(long, default_value = "127.0.0.1:7070", value_name = "ADDRESS")]
+    listen: SocketAddr,
+    /// Where its state outlives it; without, it is kept in memory only
+    #[arg(long, value_name = "DIR")]
+    state_dir: Option<PathBuf>,
+    /// A mesh.yaml, or the folder of one; watched for changes
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// A registration that is not renewed for this long ends
+    #[arg(long, default_value = "15s", value_parser = duration, value_name = "DURATION")]
+    lease: Duration,
+    /// What leases get on top after a restart of the control plane
+    #[arg(long, default_value = "5s", value_parser = duration, value_name = "DURATION")]
+    grace: Duration,
+    /// Allow an address that others can reach: there is no identity yet, so they could change the mesh
+    #[arg(long)]
+    insecure: bool,
+}
+
+/// Runs `control-plane` until SIGTERM or SIGINT.
+pub(crate) fn control_plane(args: &ControlPlaneArgs) -> anyhow::Result<ExitCode> {
+    outrigger_sidecar::init_logs();
+    let options = Options {
+        listen: args.listen,
+        state_dir: args.state_dir.clone(),
+        config: args.config.clone(),
+        lease: args.lease,
+        grace: args.grace,
+        insecure: args.insecure,
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        let shutdown = async move {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        };
+        server::run(options, shutdown).await?;
+        Ok(ExitCode::SUCCESS)
+    })
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(duration) if duration >= Duration::from_millis(100) => Ok(duration),
+        Ok(_) => Err("at least 100ms".to_owned()),
+        Err(_) => Err("write for example 500ms, 2s or 5m".to_owned()),
+    }
+}

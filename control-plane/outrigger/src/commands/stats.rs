@@ -1,0 +1,85 @@
+//! `outrigger stats`: each sidecar's counters and latencies.
+
+use std::process::ExitCode;
+
+use clap::Args;
+use serde_json::Value;
+
+use super::health::ask;
+use crate::output::{self, Watched, cell, table};
+use crate::plane::{Target, service_name};
+
+/// Show requests, failures and latency by sidecar, direction and service
+#[derive(Debug, Clone, Args)]
+pub(crate) struct StatsArgs {
+    /// Only the sidecars of this service, as `service` or `namespace/service`
+    service: Option<String>,
+    #[command(flatten)]
+    output: Watched,
+    #[command(flatten)]
+    target: Target,
+}
+
+/// Runs `stats`.
+pub(crate) fn stats(args: &StatsArgs) -> anyhow::Result<ExitCode> {
+    let plane = args.target.plane();
+    let service = args
+        .service
+        .as_deref()
+        .map(service_name)
+        .transpose()?
+        .map(|(ns, name)| format!("{ns}/{name}"));
+    super::runtime()?.block_on(output::show(args.output.watch, async || {
+        let all = ask(&plane, service.as_deref(), "/stats").await?;
+        args.output.output.text(&all, |all| page(all))
+    }))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn page(all: &[Value]) -> String {
+    let mut rows = Vec::new();
+    for one in all {
+        let sidecar = format!("{}/{}", cell(one.get("service")), cell(one.get("instance")));
+        if one.get("status").is_some() {
+            let reason = cell(one.get("app").and_then(|app| app.get("reason")));
+            rows.push(vec![sidecar, "unreachable".to_owned(), reason]);
+            continue;
+        }
+        for row in one.get("services").and_then(Value::as_array).into_iter().flatten() {
+            let latency = |key: &str| {
+                let ms = row
+                    .get("latency_ms")
+                    .and_then(|latency| latency.get(key))
+                    .and_then(Value::as_f64);
+                ms.map_or_else(|| "-".to_owned(), |ms| format!("{ms:.1}"))
+            };
+            rows.push(vec![
+                sidecar.clone(),
+                cell(row.get("direction")),
+                format!("{}:{}", cell(row.get("service")), cell(row.get("port"))),
+                cell(row.get("requests")),
+                cell(row.get("client_error")),
+                cell(row.get("server_error")),
+                cell(row.get("connections_open")),
+                latency("p50"),
+                latency("p95"),
+                latency("p99"),
+                cell(row.get("reasons")),
+            ]);
+        }
+    }
+    let header = [
+        "SIDECAR",
+        "DIRECTION",
+        "SERVICE",
+        "REQUESTS",
+        "4XX",
+        "5XX",
+        "OPEN",
+        "P50 MS",
+        "P95 MS",
+        "P99 MS",
+        "REASONS",
+    ];
+    table(&header, rows)
+}

@@ -1,0 +1,128 @@
+//! What commands print: one value as a table, JSON or YAML, once or again and again.
+
+use std::io::{IsTerminal as _, Write as _};
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use comfy_table::{Table, presets};
+use serde::Serialize;
+use serde_json::Value;
+
+/// A form of output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// For people.
+    Table,
+    /// For programs.
+    Json,
+    /// For both.
+    Yaml,
+}
+
+/// How to print.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Output {
+    /// The form of the output
+    #[arg(short, long, value_enum, default_value = "table")]
+    pub(crate) output: Format,
+}
+
+/// How to print, and whether to go on.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Watched {
+    #[command(flatten)]
+    pub(crate) output: Output,
+    /// Print again whenever something changes, until interrupted
+    #[arg(short, long)]
+    pub(crate) watch: bool,
+}
+
+impl Output {
+    /// Text of `value`; `table` makes the table.
+    pub(crate) fn text<T: Serialize>(&self, value: &T, table: impl FnOnce(&T) -> String) -> anyhow::Result<String> {
+        Ok(match self.output {
+            Format::Table => table(value),
+            Format::Json => format!("{}\n", serde_json::to_string_pretty(value)?),
+            Format::Yaml => serde_saphyr::to_string(value)?,
+        })
+    }
+}
+
+/// Writes to standard output, without colours where they do not belong.
+pub(crate) fn print(text: &str) -> std::io::Result<()> {
+    let mut out = anstream::stdout();
+    out.write_all(text.as_bytes())?;
+    out.flush()
+}
+
+/// Prints what `page` gives, once, or with `watch` each time it differs.
+pub(crate) async fn show(watch: bool, page: impl AsyncFn() -> anyhow::Result<String>) -> anyhow::Result<()> {
+    let mut last = page().await?;
+    let clears = std::io::stdout().is_terminal();
+    let write = |text: &str| {
+        if clears && watch {
+            print(&format!("\x1b[2J\x1b[H{text}"))
+        } else {
+            print(text)
+        }
+    };
+    write(&last)?;
+    let mut ticks = tokio::time::interval(Duration::from_secs(1));
+    while watch {
+        ticks.tick().await;
+        let next = page().await?;
+        if next != last {
+            write(&next)?;
+            last = next;
+        }
+    }
+    Ok(())
+}
+
+/// A table without lines; the header in bold.
+pub(crate) fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    let bold = |text: &&str| format!("\x1b[1m{text}\x1b[0m");
+    table.set_header(header.iter().map(bold));
+    let mut empty = true;
+    for row in rows {
+        empty = false;
+        table.add_row(row);
+    }
+    if empty {
+        return "none\n".to_owned();
+    }
+    let text: Vec<String> = table.lines().map(|line| line.trim_end().to_owned()).collect();
+    format!("{}\n", text.join("\n"))
+}
+
+/// What a cell shows of a JSON value: text without quotes, lists with commas, `-` for nothing.
+pub(crate) fn cell(value: Option<&Value>) -> String {
+    match value {
+        None | Some(Value::Null) => "-".to_owned(),
+        Some(Value::String(text)) if text.is_empty() => "-".to_owned(),
+        Some(Value::String(text)) => text.clone(),
+        Some(Value::Bool(yes)) => if *yes { "yes" } else { "no" }.to_owned(),
+        Some(Value::Number(number)) => number.to_string(),
+        Some(Value::Array(items)) if items.is_empty() => "-".to_owned(),
+        Some(Value::Array(items)) => items.iter().map(|item| cell(Some(item))).collect::<Vec<_>>().join(", "),
+        Some(Value::Object(map)) if map.is_empty() => "-".to_owned(),
+        Some(Value::Object(map)) => map
+            .iter()
+            .map(|(key, value)| format!("{key}={}", cell(Some(value))))
+            .collect::<Vec<_>>()
+            .join(", "),
+    }
+}
+
+/// Milliseconds as people say them.
+pub(crate) fn age(value: Option<&Value>) -> String {
+    match value.and_then(Value::as_u64) {
+        None => "-".to_owned(),
+        Some(ms @ 0..1000) => format!("{ms}ms"),
+        Some(ms @ 1000..60_000) => format!("{}s", ms / 1000),
+        Some(ms @ 60_000..3_600_000) => format!("{}m", ms / 60_000),
+        Some(ms) => format!("{}h", ms / 3_600_000),
+    }
+}

@@ -95,10 +95,8 @@ async fn refuse_browsers(request: Request, next: Next) -> Response {
 }
 
 fn is_local(host: &str) -> bool {
-    let name = match host.parse::<Uri>().ok().and_then(|uri| uri.host().map(str::to_owned)) {
-        Some(name) => name,
-        None => return false,
-    };
+    let Ok(host) = host.parse::<Uri>() else { return false };
+    let name = host.host().unwrap_or_default();
     name == "localhost" || name.trim_matches(['[', ']']).parse::<std::net::IpAddr>().is_ok()
 }
 

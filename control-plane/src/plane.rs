@@ -51,8 +51,13 @@ impl Plane {
             hub.hold(kind);
         }
         for (endpoint, unhealthy) in restored.endpoints {
-            if let Some(Change::Serve(endpoint)) = registry.restore(0, endpoint, unhealthy) {
-                put(&mut hub, &endpoint);
+            let name = endpoint.name.to_string();
+            match registry.restore(0, endpoint, unhealthy) {
+                Some(Change::Serve(endpoint)) => put(&mut hub, &endpoint),
+                // Its app was unwell before the restart: a client that missed this is told now.
+                _ => {
+                    hub.remove(ResourceType::Endpoint, &name);
+                }
             }
         }
         Self {

@@ -83,6 +83,8 @@ const SHUTDOWN: Duration = Duration::from_secs(2);
 const CONNECTION_WINDOW: u32 = 8 << 20;
 const KEEPALIVE: Duration = Duration::from_secs(10);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// One sidecar has one or two; beyond this something is wrong with whoever connects.
+const MAX_CONNECTIONS: usize = 20_000;
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Runs until `shutdown` is ready.
@@ -194,7 +196,7 @@ async fn accept_until(
         let accepted = tokio::select! {
             () = &mut shutdown => break,
             Some(_) = connections.join_next() => continue,
-            accepted = listener.accept() => accepted,
+            accepted = listener.accept(), if connections.len() < MAX_CONNECTIONS => accepted,
         };
         let stream = match accepted {
             Ok((stream, _)) => stream,

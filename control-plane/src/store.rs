@@ -18,6 +18,9 @@ use redb::{Database, ReadableDatabase as _, ReadableTable as _, TableDefinition}
 
 use crate::events::{Event, Events};
 
+#[cfg(test)]
+mod tests;
+
 const ENDPOINTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("endpoints");
 const CONFIG: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("config");
 const FILE: &str = "control-plane.redb";

@@ -145,12 +145,15 @@ impl Stream {
             state.forget_unsubscribed();
         }
         for name in request.resource_names_subscribe {
+            // Subscribed twice: the client says that it lost it. Subscribed after a goodbye: whether
+            // the client took what was on its way is not known.
+            let repeat = match state.subscribed.contains(&name) || state.may_have(&name) {
+                true => Repeat::Everything,
+                false => Repeat::OnlyWhatDiffers,
+            };
+            state.first.insert(name.clone(), repeat);
             if state.subscribed.insert(name.clone()) {
-                state.first.insert(name.clone(), Repeat::OnlyWhatDiffers);
                 outcome.added.push((kind, name));
-            } else {
-                // The client says that it lost it.
-                state.first.insert(name, Repeat::Everything);
             }
         }
         if state.subscribed.len() > MAX_NAMES {
@@ -289,15 +292,32 @@ impl State {
             dirty,
             rejected,
             withheld,
+            in_flight,
             ..
         } = self;
         let covered = |name: &str| {
             subscribed.contains(name) || collection_of(name).is_some_and(|collection| subscribed.contains(&collection))
         };
-        known.retain(|name, _| covered(name));
+        // What is on its way may still be taken, if the client subscribes again before it arrives.
+        let on_its_way = |name: &str| in_flight.as_ref().is_some_and(|f| f.sent.contains_key(name));
+        known.retain(|name, _| covered(name) || on_its_way(name));
         dirty.retain(|name| covered(name));
         rejected.retain(|name, _| covered(name));
         withheld.retain(|name, _| covered(name));
+    }
+
+    /// True when the client may have something of `subscription`.
+    fn may_have(&self, subscription: &str) -> bool {
+        match prefix_of(subscription) {
+            Some(prefix) => self.known_under(prefix).next().is_some(),
+            None => self.known.contains_key(subscription),
+        }
+    }
+
+    fn known_under<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = &'a String> {
+        let from = self.known.range::<str, _>((Bound::Included(prefix), Bound::Unbounded));
+        from.map(|(name, _)| name)
+            .take_while(move |name| name.starts_with(prefix))
     }
 
     /// Takes the answer to `flight`.
@@ -308,6 +328,15 @@ impl State {
         error: Option<outrigger_proto::wire::google::rpc::Status>,
         outcome: &mut Outcome,
     ) {
+        for name in flight
+            .sent
+            .keys()
+            .filter(|name| !self.covers(name))
+            .cloned()
+            .collect::<Vec<_>>()
+        {
+            self.known.remove(&name);
+        }
         let Some(error) = error else {
             for name in flight.sent.keys() {
                 self.rejected.remove(name);
@@ -355,7 +384,7 @@ impl State {
         while !batch.full()
             && let Some((subscription, repeat)) = self.first.pop_first()
         {
-            match subscription.strip_suffix('*').filter(|p| p.ends_with('/')) {
+            match prefix_of(&subscription) {
                 Some(prefix) => self.first_of_collection(kind, prefix, repeat, table, features, &mut batch),
                 None => self.first_of_one(kind, &subscription, repeat, table, features, &mut batch),
             }
@@ -380,11 +409,7 @@ impl State {
         batch: &mut Batch,
     ) {
         let mut names: BTreeSet<String> = table.under(kind, prefix).map(|(name, _)| name.clone()).collect();
-        let known = self
-            .known
-            .range::<str, _>((Bound::Included(prefix), Bound::Unbounded))
-            .map(|(name, _)| name);
-        names.extend(known.take_while(|n| n.starts_with(prefix)).cloned());
+        names.extend(self.known_under(prefix).cloned());
         for name in &names {
             self.compare(kind, name, repeat, table, features, batch);
         }
@@ -479,6 +504,12 @@ impl State {
             ..Default::default()
         }
     }
+}
+
+/// `namespace/service/` of the collection `namespace/service/*`.
+fn prefix_of(subscription: &str) -> Option<&str> {
+    let prefix = subscription.strip_suffix('*')?;
+    (prefix.ends_with('/') && prefix.matches('/').count() == 2).then_some(prefix)
 }
 
 /// `namespace/service/*` of `namespace/service/instance`; other names belong to no collection.

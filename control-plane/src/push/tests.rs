@@ -277,6 +277,26 @@ fn a_name_subscribed_again_is_sent_again() {
 }
 
 #[test]
+fn what_was_on_its_way_at_a_goodbye_is_named_when_it_is_gone_at_the_return() {
+    let mut server = Server::new();
+    server.put("d/u/1", 1);
+    server.put("d/u/2", 1);
+    server.subscribe(&["d/u/*"]);
+    assert_eq!(server.says(), "d/u/1@1 d/u/2@1");
+    // Goodbye and return cross with that response: the client takes it after its return.
+    let resource_names_unsubscribe = vec!["d/u/*".into()];
+    let goodbye = DeltaDiscoveryRequest {
+        resource_names_unsubscribe,
+        ..request(KIND)
+    };
+    server.stream.request(goodbye).expect("within bounds");
+    server.subscribe(&["d/u/*"]);
+    server.remove("d/u/2");
+    server.ack();
+    assert_eq!(server.says(), "d/u/1@1 -d/u/2", "sent again, because it may also have been ignored");
+}
+
+#[test]
 fn a_resumed_stream_is_sent_what_differs_and_told_what_is_gone() {
     let mut server = Server::new();
     for name in ["d/u/1", "d/u/2", "d/v/1"] {

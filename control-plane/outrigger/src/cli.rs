@@ -5,8 +5,8 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    apply, call, completions, config, control_plane, describe, down, get, health, logs, new, ps, restart, sidecar,
-    stats, up, version,
+    apply, call, completions, config, control_plane, describe, down, get, health, logs, new, ps, restart, run,
+    sidecar, stats, up, version,
 };
 use crate::exit;
 
@@ -14,6 +14,9 @@ use crate::exit;
 #[derive(Debug, Parser)]
 #[command(name = "outrigger", version, after_help = exit::HELP, max_term_width = 110, disable_help_subcommand = true)]
 pub(crate) struct Cli {
+    /// Whether to use colours; NO_COLOR is honoured
+    #[arg(long, global = true, value_enum, default_value = "auto", value_name = "WHEN")]
+    color: clap::ColorChoice,
     #[command(subcommand)]
     command: Command,
 }
@@ -25,6 +28,7 @@ enum Command {
     Logs(logs::LogsArgs),
     Restart(restart::RestartArgs),
     Down(down::DownArgs),
+    Run(run::RunArgs),
     Apply(apply::ApplyArgs),
     Get(get::GetArgs),
     Describe(describe::DescribeArgs),
@@ -45,12 +49,18 @@ enum Command {
 impl Cli {
     /// Does what was asked for.
     pub(crate) fn run(&self) -> anyhow::Result<ExitCode> {
+        match self.color {
+            clap::ColorChoice::Auto => {}
+            clap::ColorChoice::Always => anstream::ColorChoice::Always.write_global(),
+            clap::ColorChoice::Never => anstream::ColorChoice::Never.write_global(),
+        }
         match &self.command {
             Command::Up(args) => up::up(args),
             Command::Ps(args) => ps::ps(args),
             Command::Logs(args) => logs::logs(args),
             Command::Restart(args) => restart::restart(args),
             Command::Down(args) => down::down(args),
+            Command::Run(args) => run::run(args),
             Command::Apply(args) => apply::apply(args),
             Command::Get(args) => get::get(args),
             Command::Describe(args) => describe::describe(args),

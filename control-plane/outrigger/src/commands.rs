@@ -13,6 +13,7 @@ pub(crate) mod logs;
 pub(crate) mod new;
 pub(crate) mod ps;
 pub(crate) mod restart;
+pub(crate) mod run;
 pub(crate) mod sidecar;
 pub(crate) mod stats;
 pub(crate) mod up;

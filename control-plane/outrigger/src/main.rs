@@ -6,7 +6,6 @@ mod exit;
 mod http;
 mod output;
 mod plane;
-#[allow(dead_code)]
 mod supervise;
 
 use std::process::ExitCode;

@@ -35,7 +35,11 @@ const LOOK: Duration = Duration::from_millis(100);
 pub(crate) fn logs(args: &LogsArgs) -> anyhow::Result<ExitCode> {
     let layout = Layout::of(&args.dir)?;
     let all = logs::names(&layout.logs());
-    let chosen: Vec<String> = all.iter().filter(|name| wanted(name, &args.services)).cloned().collect();
+    let chosen: Vec<String> = all
+        .iter()
+        .filter(|name| wanted(name, &args.services))
+        .cloned()
+        .collect();
     if chosen.is_empty() {
         match args.services.as_slice() {
             [] => bail!("nothing has run here yet"),
@@ -44,8 +48,10 @@ pub(crate) fn logs(args: &LogsArgs) -> anyhow::Result<ExitCode> {
     }
     let console = Console::shown();
     console.introduce(chosen.iter().map(String::as_str));
-    let mut followers: Vec<(String, Follower)> =
-        chosen.into_iter().map(|name| (name.clone(), Follower::new(layout.log(&name)))).collect();
+    let mut followers: Vec<(String, Follower)> = chosen
+        .into_iter()
+        .map(|name| (name.clone(), Follower::new(layout.log(&name))))
+        .collect();
     show(&console, &mut followers, args.tail);
     if args.follow {
         crate::supervise::runtime()?.block_on(async {
@@ -79,11 +85,15 @@ fn show(console: &Console, followers: &mut [(String, Follower)], tail: Option<us
 }
 
 fn wanted(name: &str, services: &[String]) -> bool {
-    let instance_of = name.rsplit_once('-').filter(|(_, number)| number.parse::<u32>().is_ok());
+    let instance_of = name
+        .rsplit_once('-')
+        .filter(|(_, number)| number.parse::<u32>().is_ok());
     if services.is_empty() {
         return instance_of.is_some();
     }
-    services.iter().any(|wanted| wanted == name || instance_of.is_some_and(|(service, _)| service == wanted))
+    services
+        .iter()
+        .any(|wanted| wanted == name || instance_of.is_some_and(|(service, _)| service == wanted))
 }
 
 #[cfg(test)]
@@ -93,7 +103,15 @@ mod tests {
     #[track_caller]
     fn check(services: &[&str], shown: &[&str]) {
         let services: Vec<String> = services.iter().map(|name| (*name).to_owned()).collect();
-        let all = ["build", "control-plane", "up", "user-1", "user-1.sidecar", "user-2", "user-data-1"];
+        let all = [
+            "build",
+            "control-plane",
+            "up",
+            "user-1",
+            "user-1.sidecar",
+            "user-2",
+            "user-data-1",
+        ];
         let found: Vec<&str> = all.into_iter().filter(|name| wanted(name, &services)).collect();
         assert_eq!(found, shown);
     }
@@ -103,6 +121,9 @@ mod tests {
         check(&[], &["user-1", "user-2", "user-data-1"]);
         check(&["user"], &["user-1", "user-2"]);
         check(&["user-2"], &["user-2"]);
-        check(&["user-1.sidecar", "control-plane"], &["control-plane", "user-1.sidecar"]);
+        check(
+            &["user-1.sidecar", "control-plane"],
+            &["control-plane", "user-1.sidecar"],
+        );
     }
 }

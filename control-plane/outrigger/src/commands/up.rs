@@ -61,7 +61,11 @@ pub(crate) fn up(args: &UpArgs) -> anyhow::Result<ExitCode> {
 
 /// Runs the hidden subcommand.
 pub(crate) fn supervise(args: &SuperviseArgs) -> anyhow::Result<ExitCode> {
-    if args.front { front(&args.up) } else { supervisor(&args.up) }
+    if args.front {
+        front(&args.up)
+    } else {
+        supervisor(&args.up)
+    }
 }
 
 fn front(args: &UpArgs) -> anyhow::Result<ExitCode> {
@@ -94,14 +98,21 @@ fn let_go(layout: &Layout) -> io::Result<()> {
 fn supervisor(args: &UpArgs) -> anyhow::Result<ExitCode> {
     let layout = Layout::of(&args.target)?;
     let attach = if args.detach { Attach::Detach } else { Attach::Follow };
-    let code = crate::supervise::runtime()?.block_on(back::run(layout, attach, async |site| prepare(args, site).await))?;
+    let code =
+        crate::supervise::runtime()?.block_on(back::run(layout, attach, async |site| prepare(args, site).await))?;
     Ok(ExitCode::from(code))
 }
 
 async fn prepare(args: &UpArgs, site: &Site) -> anyhow::Result<Plan> {
     let mesh = config::load(&site.layout.mesh)?;
     if !args.no_build {
-        build::run(&plan::steps(&mesh, &site.layout.root), &site.layout, &site.reaper, &site.console).await?;
+        build::run(
+            &plan::steps(&mesh, &site.layout.root),
+            &site.layout,
+            &site.reaper,
+            &site.console,
+        )
+        .await?;
     }
     plan::plan(&mesh, site, args.control_plane_port)
 }
@@ -131,7 +142,9 @@ fn detach(args: &UpArgs) -> anyhow::Result<ExitCode> {
         Some(_) => Ok(ExitCode::FAILURE),
         None => {
             let code = front.wait()?.code();
-            Ok(ExitCode::from(code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1)))
+            Ok(ExitCode::from(
+                code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1),
+            ))
         }
     }
 }

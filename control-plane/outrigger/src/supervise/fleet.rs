@@ -1,5 +1,6 @@
 //! All that one mesh runs: the control plane and every workload, started, watched and stopped in order.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -37,6 +38,8 @@ pub(crate) const CONTROL_PLANE: &str = "control-plane";
 const SHORT_GRACE: Duration = Duration::from_secs(3);
 /// How long start-up hopes that a degraded service becomes well.
 const DEGRADED: Duration = Duration::from_secs(4);
+/// How long the next replica waits for the one before it.
+const BACK: Duration = Duration::from_secs(15);
 /// How often start-up looks whether all are healthy.
 const LOOK: Duration = Duration::from_millis(40);
 
@@ -100,27 +103,30 @@ impl Fleet {
         self.each(|workload| async move { workload.row().await }).await
     }
 
-    /// Restarts the instances of `service` one after the other, or of all; names what it restarted.
-    pub(crate) async fn restart(&self, service: Option<&str>) -> Vec<String> {
-        let mut restarted = Vec::new();
-        let chosen = |workload: &Workload| {
-            service.is_none_or(|wanted| workload.instance.service == wanted || workload.instance.name == wanted)
+    /// Restarts a service, an instance or all: services at the same time, the replicas of one after the other, so that
+    /// it stays reachable. Names what it restarted.
+    pub(crate) async fn restart(&self, wanted: Option<&str>) -> Vec<String> {
+        let chosen = |workload: &&Arc<Workload>| {
+            wanted.is_none_or(|wanted| workload.instance.service == wanted || workload.instance.name == wanted)
         };
-        for workload in self.workloads.iter().filter(|workload| chosen(workload)) {
-            workload.restart().await;
-            // The next replica goes only when this one is back, so that the service stays reachable.
-            let back = async {
-                loop {
-                    let row = workload.row().await;
-                    if row.healthy() || row.hopeless() {
-                        return;
-                    }
-                    tokio::time::sleep(LOOK).await;
-                }
-            };
-            tokio::time::timeout(Duration::from_secs(15), back).await.ok();
-            restarted.push(workload.instance.name.clone());
+        let mut services: BTreeMap<&str, Vec<Arc<Workload>>> = BTreeMap::new();
+        for workload in self.workloads.iter().filter(chosen) {
+            services.entry(&workload.instance.service).or_default().push(Arc::clone(workload));
         }
+        let mut tasks = JoinSet::new();
+        for replicas in services.into_values() {
+            tasks.spawn(async move {
+                let mut restarted = Vec::new();
+                for workload in replicas {
+                    workload.restart().await;
+                    tokio::time::timeout(BACK, back(&workload)).await.ok();
+                    restarted.push(workload.instance.name.clone());
+                }
+                restarted
+            });
+        }
+        let mut restarted = tasks.join_all().await.concat();
+        restarted.sort();
         restarted
     }
 
@@ -201,5 +207,15 @@ impl Fleet {
         let mut done = tasks.join_all().await;
         done.sort_by_key(|(index, _)| *index);
         done.into_iter().map(|(_, result)| result).collect()
+    }
+}
+
+async fn back(workload: &Workload) {
+    loop {
+        let row = workload.row().await;
+        if row.healthy() || row.hopeless() {
+            return;
+        }
+        tokio::time::sleep(LOOK).await;
     }
 }

@@ -1,0 +1,323 @@
+//! The program as a person uses it: real processes, real sidecars, a real control plane.
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, reason = "tests")]
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// Answers every GET with its name, its process and what `front` was told; `/call` asks the service behind.
+const SERVER: &str = r#"
+import http.server, os, sys, urllib.request
+class Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    def do_GET(self):
+        if self.path == "/call":
+            text = urllib.request.urlopen(os.environ["BACK_URL"] + "/from-front").read()
+        else:
+            text = ("%s %d %s" % (os.environ["OUTRIGGER_SERVICE"], os.getpid(), os.environ.get("SECRET"))).encode()
+        self.send_response(200)
+        self.send_header("content-length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text)
+    def log_message(self, form, *args):
+        print("served", self.path, flush=True)
+server = http.server.ThreadingHTTPServer((os.environ["HOST"], int(os.environ["PORT"])), Handler)
+print("listening", flush=True)
+server.serve_forever()
+"#;
+
+struct World {
+    folder: TempDir,
+    port: u16,
+    spare: u16,
+}
+
+impl World {
+    /// Two services, `front` on a fixed port and `back` behind it.
+    fn new() -> Self {
+        let (port, spare) = (free(), free());
+        let mesh = format!(
+            "mesh: test\n---\nservice: front\nlanguage: python\nrun: python3 server.py\nport: {port}\nprotocol: http\n\
+             health: {{ http: / }}\ncalls: [back]\nenv: {{ SECRET: {{ from_file: secret }} }}\n---\n\
+             service: back\nlanguage: python\nrun: python3 server.py\nprotocol: http\nhealth: {{ http: /, every: 500ms }}\n"
+        );
+        let world = Self { folder: tempfile::tempdir().unwrap(), port, spare };
+        world.write("server.py", SERVER);
+        world.write("secret", "hush\n");
+        world.write("mesh.yaml", &mesh);
+        world
+    }
+
+    fn with_mesh(mesh: &str) -> Self {
+        let world = Self::new();
+        world.write("mesh.yaml", mesh);
+        world
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        fs::write(self.folder.path().join(name), text).unwrap();
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_outrigger"));
+        command.args(args).current_dir(self.folder.path()).stdin(Stdio::null());
+        for name in ["HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy"] {
+            command.env_remove(name);
+        }
+        command
+    }
+
+    #[track_caller]
+    fn run(&self, args: &[&str]) -> Output {
+        self.command(args).output().unwrap()
+    }
+
+    /// Runs what has to succeed; its standard output.
+    #[track_caller]
+    fn ok(&self, args: &[&str]) -> String {
+        let output = self.run(args);
+        assert!(output.status.success(), "{args:?}: {}\n{}", text(&output.stdout), text(&output.stderr));
+        text(&output.stdout)
+    }
+
+    fn up_detached(&self) -> String {
+        self.ok(&["up", "-d", "--control-plane-port", &self.spare.to_string()])
+    }
+
+    fn ps(&self) -> Vec<Value> {
+        serde_json::from_str(&self.ok(&["ps", "-o", "json"])).unwrap()
+    }
+
+    fn row(&self, instance: &str) -> Value {
+        self.ps().into_iter().find(|row| row["instance"] == instance).unwrap()
+    }
+
+    fn up_json(&self) -> Value {
+        serde_json::from_slice(&fs::read(self.folder.path().join(".outrigger/run/up.json")).unwrap()).unwrap()
+    }
+
+    #[track_caller]
+    fn nothing_remains(&self, run: &str) {
+        let mark = format!("OUTRIGGER_RUN={run}");
+        eventually("no process remains", || marked(&mark).is_empty().then_some(()));
+        let folder: PathBuf = self.folder.path().join(".outrigger/run");
+        eventually("the run folder is gone", || (!folder.exists()).then_some(()));
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        self.command(&["down"]).output().ok();
+    }
+}
+
+fn marked(mark: &str) -> Vec<String> {
+    let pids = fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| entry.file_name().into_string().ok());
+    pids.filter(|pid| pid.parse::<i32>().is_ok())
+        .filter(|pid| {
+            let environment = fs::read(Path::new("/proc").join(pid).join("environ")).unwrap_or_default();
+            environment.split(|byte| *byte == 0).any(|variable| variable == mark.as_bytes())
+        })
+        .collect()
+}
+
+fn free() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+fn get(port: u16, path: &str) -> Option<String> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
+    stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\nhost: front\r\nconnection: close\r\n\r\n").ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    let (head, body) = answer.split_once("\r\n\r\n")?;
+    head.starts_with("HTTP/1.1 200").then(|| body.to_owned())
+}
+
+fn pid(value: &Value) -> Option<Pid> {
+    value.as_i64().map(|pid| Pid::from_raw(i32::try_from(pid).unwrap()))
+}
+
+#[track_caller]
+fn eventually<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        if let Some(value) = condition() {
+            return value;
+        }
+        assert!(Instant::now() < deadline, "not in time: {what}");
+        std::thread::park_timeout(Duration::from_millis(20));
+    }
+}
+
+fn ended(child: &mut Child) -> Option<i32> {
+    eventually("the program ends", || child.try_wait().unwrap()).code()
+}
+
+#[test]
+fn a_mesh_comes_up_serves_is_restarted_and_goes_down_without_a_trace() {
+    let world = World::new();
+    let said = world.up_detached();
+    assert!(said.contains("2 of 2 healthy") && said.contains(&format!("http://127.0.0.1:{}", world.port)), "{said}");
+    let run = world.up_json()["run"].as_str().unwrap().to_owned();
+
+    let answer = get(world.port, "/").unwrap();
+    assert!(answer.starts_with("front ") && answer.ends_with(" hush"), "{answer}");
+    let answer = get(world.port, "/call").unwrap();
+    assert!(answer.starts_with("back ") && answer.ends_with(" None"), "{answer}");
+
+    let again = world.run(&["up"]);
+    assert_eq!(again.status.code(), Some(1));
+    let first = world.up_json()["pid"].to_string();
+    assert!(text(&again.stderr).contains(&format!("already running (pid {first})")), "{}", text(&again.stderr));
+
+    let before = world.row("back-1");
+    assert_eq!(world.ok(&["restart", "back"]), "restarted back-1\n");
+    let after = world.row("back-1");
+    assert_eq!(after["health"], "ok");
+    assert_ne!((&before["app_pid"], &before["sidecar_pid"]), (&after["app_pid"], &after["sidecar_pid"]));
+    assert_eq!(world.run(&["restart", "nobody"]).status.code(), Some(1));
+
+    let logs = world.ok(&["logs", "back"]);
+    assert!(logs.contains("back-1 | listening") && logs.contains("served /from-front"), "{logs}");
+    assert!(!world.ok(&["logs", "--tail", "1"]).contains("listening\nfront-1"), "more than one line each");
+
+    assert_eq!(world.ok(&["down"]), "stopped\n");
+    world.nothing_remains(&run);
+    assert_eq!(world.ok(&["down"]), "nothing runs here\n");
+    assert_eq!(world.ok(&["ps"]), "nothing runs here\n");
+    assert!(world.ok(&["logs", "front"]).contains("listening"), "logs outlive the mesh");
+}
+
+#[test]
+fn a_killed_app_and_a_killed_sidecar_come_back() {
+    let world = World::new();
+    world.up_detached();
+    let before = world.row("back-1");
+    kill(pid(&before["app_pid"]).unwrap(), Signal::SIGKILL).unwrap();
+    let after = eventually("the app is back", || {
+        let row = world.row("back-1");
+        (row["health"] == "ok" && row["app_pid"] != before["app_pid"]).then_some(row)
+    });
+    assert_eq!(after["restarts"], 1);
+    assert_eq!(after["sidecar_pid"], before["sidecar_pid"]);
+
+    kill(pid(&before["sidecar_pid"]).unwrap(), Signal::SIGKILL).unwrap();
+    let again = eventually("the sidecar is back", || {
+        let row = world.row("back-1");
+        (row["health"] == "ok" && row["sidecar_pid"] != before["sidecar_pid"]).then_some(row)
+    });
+    assert_eq!((&again["app_pid"], &again["sidecar_restarts"]), (&after["app_pid"], &Value::from(1)));
+    eventually("calls arrive again", || get(world.port, "/call"));
+}
+
+#[test]
+fn a_killed_up_leaves_nothing() {
+    let world = World::new();
+    let port = world.spare.to_string();
+    let mut up = world.command(&["up", "--control-plane-port", &port]).stdout(Stdio::null()).spawn().unwrap();
+    eventually("it is up", || get(world.port, "/"));
+    let run = world.up_json()["run"].as_str().unwrap().to_owned();
+    up.kill().unwrap();
+    ended(&mut up);
+    world.nothing_remains(&run);
+    assert!(TcpListener::bind(("127.0.0.1", world.port)).is_ok(), "the port is free again");
+}
+
+#[test]
+fn ctrl_c_ends_with_code_0_and_logs_were_followed() {
+    let world = World::new();
+    let port = world.spare.to_string();
+    let mut up = world.command(&["up", "--control-plane-port", &port]).stdout(Stdio::piped()).spawn().unwrap();
+    eventually("it is up", || get(world.port, "/call"));
+    let run = world.up_json()["run"].as_str().unwrap().to_owned();
+    eventually("start-up is over", || (world.up_json()["ready"] == true).then_some(()));
+    kill(Pid::from_raw(i32::try_from(up.id()).unwrap()), Signal::SIGINT).unwrap();
+    let mut said = String::new();
+    up.stdout.take().unwrap().read_to_string(&mut said).unwrap();
+    assert_eq!(ended(&mut up), Some(0));
+    assert!(said.contains("SERVICE") && said.contains("front-1 | served /call"), "{said}");
+    world.nothing_remains(&run);
+}
+
+#[test]
+fn a_port_in_use_names_its_holder_and_a_missing_secret_its_name() {
+    let world = World::new();
+    fs::remove_file(world.folder.path().join("secret")).unwrap();
+    let _holder = TcpListener::bind(("127.0.0.1", world.port)).unwrap();
+    let output = world.run(&["up"]);
+    assert_eq!(output.status.code(), Some(1));
+    let said = text(&output.stderr);
+    assert!(said.contains(&format!("port {} is in use by process {}", world.port, std::process::id())), "{said}");
+    assert!(said.contains("front: env SECRET: cannot read"), "{said}");
+    assert!(!world.folder.path().join(".outrigger/run").exists());
+}
+
+#[test]
+fn a_failing_build_shows_its_output() {
+    let world = World::with_mesh("service: a\nbuild: echo all is lost; exit 3\nrun: sleep 600\nprotocol: tcp\n");
+    let output = world.run(&["up"]);
+    assert_eq!(output.status.code(), Some(1));
+    let (said, error) = (text(&output.stdout), text(&output.stderr));
+    assert!(said.contains("all is lost") && error.contains("exited with code 3"), "{said}{error}");
+}
+
+#[test]
+fn a_command_that_is_not_found_shows_its_last_lines_and_code() {
+    let world = World::with_mesh("service: a\nrun: no-such-program --now\nprotocol: tcp\n");
+    let output = world.run(&["up", "-d", "--control-plane-port", &world.spare.to_string()]);
+    let said = text(&output.stdout);
+    assert_eq!(output.status.code(), Some(1), "{said}{}", text(&output.stderr));
+    assert!(said.contains("crash loop") && said.contains("exited with code 127"), "{said}");
+    assert!(said.contains("no-such-program: not found"), "{said}");
+    assert_eq!(world.row("a-1")["state"], "crash loop");
+    world.ok(&["down"]);
+}
+
+#[test]
+fn an_invalid_mesh_is_refused_before_anything_starts() {
+    let world = World::with_mesh("service: a\nrun: sleep 600\nprotcol: tcp\n");
+    let output = world.run(&["up", "-d"]);
+    assert_eq!(output.status.code(), Some(5));
+    assert!(text(&output.stderr).contains("protcol"), "{}", text(&output.stderr));
+    assert!(!world.folder.path().join(".outrigger/run").exists());
+}
+
+#[test]
+fn run_passes_exit_code_and_signals_and_registers_beside_a_running_mesh() {
+    let world = World::new();
+    world.up_detached();
+    let url = format!("http://127.0.0.1:{}", world.spare);
+    let code = world.run(&["run", "--service", "job", "--control-plane", &url, "--", "sh", "-c", "exit 7"]);
+    assert_eq!(code.status.code(), Some(7), "{}", text(&code.stderr));
+
+    let port = free();
+    let script = "trap 'echo bye; exit 9' TERM; python3 server.py & echo $OUTRIGGER_INSTANCE; wait";
+    let args = ["run", "--service", "extra", "--control-plane", &url, "--protocol", "http", "--health", "http:/"];
+    let mut command = world.command(&args);
+    command.args(["--port", &port.to_string(), "--calls", "back", "--", "sh", "-c", script]);
+    let mut extra = command.stdout(Stdio::piped()).spawn().unwrap();
+    let answer = eventually("calls go out", || get(port, "/call"));
+    assert!(answer.starts_with("back "), "{answer}");
+    kill(Pid::from_raw(i32::try_from(extra.id()).unwrap()), Signal::SIGTERM).unwrap();
+    let mut said = String::new();
+    extra.stdout.take().unwrap().read_to_string(&mut said).unwrap();
+    assert_eq!(ended(&mut extra), Some(9));
+    let instance = said.lines().next().unwrap();
+    assert!(said.ends_with("bye\n"), "{said}");
+    assert!(marked(&format!("OUTRIGGER_INSTANCE={instance}")).is_empty());
+    assert!(marked(&format!("OUTRIGGER_INSTANCE={instance}.sidecar")).is_empty());
+}

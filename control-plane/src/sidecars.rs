@@ -40,12 +40,12 @@ pub struct Sidecar {
 }
 
 /// What became of one resource at one sidecar.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Status {
-    /// The version that it spoke of last.
-    pub version: String,
-    /// Why it was refused; empty when applied.
-    pub rejection: String,
+    /// The version that it runs with; empty when it has none.
+    pub applied: String,
+    /// The version that it refused since, and why.
+    pub refused: Option<(String, String)>,
 }
 
 /// Every sidecar heard of lately.
@@ -121,11 +121,13 @@ impl Sidecar {
         if applied.version.is_empty() && applied.rejection.is_empty() {
             self.applied.remove(&key);
         } else if self.applied.len() < MAX_APPLIED || self.applied.contains_key(&key) {
-            let status = Status {
-                version: applied.version,
-                rejection: applied.rejection,
-            };
-            self.applied.insert(key, status);
+            let status = self.applied.entry(key).or_default();
+            if applied.rejection.is_empty() {
+                status.applied = applied.version;
+                status.refused = None;
+            } else {
+                status.refused = Some((applied.version, applied.rejection));
+            }
         }
     }
 }

@@ -5,6 +5,8 @@
 //! told once (log, event, health) and the control plane goes on from memory; nothing waits for it.
 
 use std::collections::BTreeMap;
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -190,7 +192,8 @@ struct StoredEndpoint {
 }
 
 fn open_file(directory: &Path, path: &Path) -> Result<Database, StoreError> {
-    std::fs::create_dir_all(directory)?;
+    // The configuration may hold what is nobody else's business.
+    DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
     let db = Database::create(path).map_err(redb::Error::from)?;
     let transaction = db.begin_write().map_err(redb::Error::from)?;
     transaction.open_table(ENDPOINTS).map_err(redb::Error::from)?;

@@ -83,7 +83,7 @@ pub(super) fn sidecars(plane: &Plane) -> Vec<SidecarView> {
     let view = |(name, sidecar): (&EndpointName, &Sidecar)| {
         let node = name.to_string();
         let (lease_age_ms, state) = registrations.remove(name).unzip();
-        let (applied, mut refused): (Vec<_>, Vec<_>) = statuses(sidecar).partition(|a| a.reason.is_none());
+        let (applied, mut refused) = statuses(sidecar);
         for ((kind, resource), version) in rejected.remove(&node).unwrap_or_default() {
             if !refused.iter().any(|r| r.resource == resource && r.version == version) {
                 let (kind, reason) = (short(kind.url()), Some("refused".to_owned()));
@@ -236,13 +236,24 @@ fn endpoint(lease: &Lease, now: Millis) -> EndpointView {
     }
 }
 
-fn statuses(sidecar: &Sidecar) -> impl Iterator<Item = AppliedView> {
-    sidecar.applied.iter().map(|((kind, resource), status)| AppliedView {
-        kind: short(kind),
-        resource: resource.clone(),
-        version: status.version.clone(),
-        reason: Some(status.rejection.clone()).filter(|r| !r.is_empty()),
-    })
+/// What it runs with, and what it refused.
+fn statuses(sidecar: &Sidecar) -> (Vec<AppliedView>, Vec<AppliedView>) {
+    let (mut applied, mut refused) = (Vec::new(), Vec::new());
+    for ((kind, resource), status) in &sidecar.applied {
+        let view = |version: &str, reason: Option<String>| AppliedView {
+            kind: short(kind),
+            resource: resource.clone(),
+            version: version.to_owned(),
+            reason,
+        };
+        if !status.applied.is_empty() {
+            applied.push(view(&status.applied, None));
+        }
+        if let Some((version, why)) = &status.refused {
+            refused.push(view(version, Some(why.clone())));
+        }
+    }
+    (applied, refused)
 }
 
 fn check(check: &outrigger_proto::wire::agent::Check) -> CheckView {

@@ -293,7 +293,11 @@ fn what_was_on_its_way_at_a_goodbye_is_named_when_it_is_gone_at_the_return() {
     server.subscribe(&["d/u/*"]);
     server.remove("d/u/2");
     server.ack();
-    assert_eq!(server.says(), "d/u/1@1 -d/u/2", "sent again, because it may also have been ignored");
+    assert_eq!(
+        server.says(),
+        "d/u/1@1 -d/u/2",
+        "sent again, because it may also have been ignored"
+    );
 }
 
 #[test]

@@ -57,6 +57,20 @@ async fn a_registration_reaches_those_who_subscribed() {
 }
 
 #[tokio::test]
+async fn a_slow_reader_gets_the_newest_state_and_not_every_state() {
+    let world = World::start(Options::default()).await;
+    let mut caller = Ads::open(&world, "default/post/p1", &["default/user/*"], &NOTHING).await;
+    caller.step().await;
+    let mut one = Session::open(&world, "user", "u1", 1).await;
+    for port in 3000..3500 {
+        one.register(port).await;
+    }
+    caller.until(&[3499]).await;
+    assert!(caller.log.len() <= 3, "{} responses", caller.log.len());
+    world.crash().await;
+}
+
+#[tokio::test]
 async fn a_change_reaches_only_those_who_use_the_service() {
     let world = World::start(Options::default()).await;
     let mut other = Ads::open(&world, "default/blog/b1", &["default/auth/*"], &NOTHING).await;

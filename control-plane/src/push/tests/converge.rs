@@ -212,3 +212,43 @@ proptest! {
         world.check();
     }
 }
+
+proptest! {
+    #[test]
+    fn no_request_makes_it_panic(requests in proptest::collection::vec(junk(), 1..20)) {
+        let mut server = Server::new();
+        server.put("d/a/1", 1);
+        for request in requests {
+            // Too much ends the stream; here it only has to stay in one piece.
+            let _refused = server.stream.request(request).is_err();
+            server.next();
+        }
+    }
+}
+
+fn junk() -> impl Strategy<Value = DeltaDiscoveryRequest> {
+    let names = || proptest::collection::vec("[a-d/*]{0,8}|.{0,20}", 0..4);
+    let kind = prop_oneof![
+        Just(KIND.url().to_owned()),
+        Just(ResourceType::Proxy.url().to_owned()),
+        ".{0,20}"
+    ];
+    let error = proptest::option::of(proptest::collection::vec(any::<u8>(), 0..40));
+    (kind, names(), names(), names(), "[0-9]{0,2}", error).prop_map(
+        |(type_url, on, off, have, response_nonce, error)| DeltaDiscoveryRequest {
+            type_url,
+            resource_names_subscribe: on,
+            resource_names_unsubscribe: off,
+            initial_resource_versions: have.into_iter().map(|name| (name, "1".to_owned())).collect(),
+            response_nonce,
+            error_detail: error.map(|value| rpc::Status {
+                details: vec![prost_types::Any {
+                    value,
+                    ..Default::default()
+                }],
+                ..Default::default()
+            }),
+            ..Default::default()
+        },
+    )
+}

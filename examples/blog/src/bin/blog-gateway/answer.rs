@@ -3,12 +3,28 @@
 
 use axum::Json;
 use axum::response::{IntoResponse, Response};
-use http::{HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use serde_json::{Value, json};
 use tonic::{Code, Status};
 
-/// The header, or gRPC metadata, by which whatever carries the calls says why it could not.
-pub(crate) const REASON: &str = "outrigger-reason";
+/// Why a call could not be carried, as whatever carries the calls said it: a header `SOMETHING-reason`, passed on as it
+/// came.
+#[derive(Debug)]
+pub(crate) struct Reason {
+    header: HeaderName,
+    text: HeaderValue,
+}
+
+impl Reason {
+    /// The reason among the fields of an answer, or of the metadata of a gRPC one.
+    pub(crate) fn find(fields: &HeaderMap) -> Option<Box<Self>> {
+        let (header, text) = fields.iter().find(|(name, _)| name.as_str().ends_with("-reason"))?;
+        Some(Box::new(Self {
+            header: header.clone(),
+            text: text.clone(),
+        }))
+    }
+}
 
 /// A refusal on its way to the client.
 #[derive(Debug)]
@@ -16,7 +32,7 @@ pub(crate) struct Refusal {
     pub(crate) status: StatusCode,
     pub(crate) code: String,
     pub(crate) message: String,
-    pub(crate) reason: Option<String>,
+    pub(crate) reason: Option<Box<Reason>>,
 }
 
 impl Refusal {
@@ -47,11 +63,7 @@ impl From<Status> for Refusal {
                 (StatusCode::BAD_GATEWAY, "upstream")
             }
         };
-        let reason = status
-            .metadata()
-            .get(REASON)
-            .and_then(|value| value.to_str().ok())
-            .map(str::to_owned);
+        let reason = Reason::find(status.metadata().as_ref());
         Self {
             status: http,
             code: code.to_owned(),
@@ -64,16 +76,12 @@ impl From<Status> for Refusal {
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         let mut error = json!({ "code": self.code, "message": self.message });
-        let mut header = None;
-        if let Some(reason) = self.reason {
-            header = HeaderValue::from_str(&reason).ok();
-            if let Some(fields) = error.as_object_mut() {
-                fields.insert("reason".to_owned(), Value::String(reason));
-            }
+        if let Some(text) = self.reason.as_ref().and_then(|reason| reason.text.to_str().ok()) {
+            error["reason"] = Value::from(text);
         }
         let mut response = (self.status, Json(json!({ "error": error }))).into_response();
-        if let Some(header) = header {
-            response.headers_mut().insert(REASON, header);
+        if let Some(reason) = self.reason {
+            response.headers_mut().insert(reason.header, reason.text);
         }
         if self.status == StatusCode::UNAUTHORIZED {
             // RFC 9110 §15.5.2: a 401 names the way to authenticate.
@@ -95,4 +103,22 @@ pub(crate) async fn no_such_method() -> Refusal {
         "method_not_allowed",
         "the path has no such method",
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{HeaderMap, HeaderValue, Reason};
+
+    #[test]
+    fn a_reason_is_found_by_its_ending() {
+        let mut fields = HeaderMap::new();
+        fields.insert("content-type", HeaderValue::from_static("text/plain"));
+        assert!(Reason::find(&fields).is_none());
+        fields.insert("carrier-reason", HeaderValue::from_static("nobody_there"));
+        let reason = Reason::find(&fields).map(|reason| (reason.header.to_string(), reason.text));
+        assert_eq!(
+            reason,
+            Some(("carrier-reason".to_owned(), HeaderValue::from_static("nobody_there")))
+        );
+    }
 }

@@ -12,7 +12,7 @@ use hyper_util::rt::TokioExecutor;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::answer::{REASON, Refusal};
+use crate::answer::{Reason, Refusal};
 
 /// The visitor service sends no longer answer than this.
 const LARGEST_ANSWER: usize = 64 * 1024;
@@ -94,12 +94,7 @@ impl Visitor {
         if head.status.is_success() {
             return Ok((head.status, body));
         }
-        let reason = head
-            .headers
-            .get(REASON)
-            .and_then(|value| value.to_str().ok())
-            .map(str::to_owned);
-        Err(refused(head.status, &body, reason))
+        Err(refused(head.status, &body, Reason::find(&head.headers)))
     }
 }
 
@@ -114,7 +109,7 @@ fn read<T: serde::de::DeserializeOwned>(body: &[u8]) -> Result<T, Refusal> {
 }
 
 /// The service's own refusal word for word, or the text of whoever answered in its place.
-fn refused(status: StatusCode, body: &[u8], reason: Option<String>) -> Refusal {
+fn refused(status: StatusCode, body: &[u8], reason: Option<Box<Reason>>) -> Refusal {
     #[derive(Deserialize)]
     struct Answer {
         error: Error,

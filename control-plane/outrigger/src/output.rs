@@ -83,18 +83,23 @@ pub(crate) async fn show(watch: bool, page: impl AsyncFn() -> anyhow::Result<Str
 pub(crate) fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
-    let bold = |text: &&str| format!("\x1b[1m{text}\x1b[0m");
-    table.set_header(header.iter().map(bold));
-    let mut empty = true;
+    table.set_header(header.iter().copied());
     for row in rows {
-        empty = false;
         table.add_row(row);
     }
-    if empty {
+    if table.is_empty() {
         return "none\n".to_owned();
     }
-    let text: Vec<String> = table.lines().map(|line| line.trim_end().to_owned()).collect();
-    format!("{}\n", text.join("\n"))
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
+    let mut lines = table.lines();
+    // Styled last: the escape codes would count as width.
+    let head = lines
+        .next()
+        .map(|line| format!("\x1b[1m{}\x1b[0m\n", line.trim_end()))
+        .unwrap_or_default();
+    lines.fold(head, |text, line| text + line.trim_end() + "\n")
 }
 
 /// What a cell shows of a JSON value: text without quotes, lists with commas, `-` for nothing.
@@ -124,5 +129,72 @@ pub(crate) fn age(value: Option<&Value>) -> String {
         Some(ms @ 1000..60_000) => format!("{}s", ms / 1000),
         Some(ms @ 60_000..3_600_000) => format!("{}m", ms / 60_000),
         Some(ms) => format!("{}h", ms / 3_600_000),
+    }
+}
+
+/// The leaves of a JSON value with their paths: `drain.delay_ms`, `depends[0].name`. Nothing and empty lists are left out.
+pub(crate) fn leaves(path: &str, value: &Value, out: &mut Vec<(String, String)>) {
+    match value {
+        Value::Object(map) => {
+            for (key, value) in map {
+                let path = if path.is_empty() {
+                    key.clone()
+                } else {
+                    format!("{path}.{key}")
+                };
+                leaves(&path, value, out);
+            }
+        }
+        Value::Array(items) if items.iter().any(Value::is_object) => {
+            for (i, item) in items.iter().enumerate() {
+                leaves(&format!("{path}[{i}]"), item, out);
+            }
+        }
+        value => match cell(Some(value)) {
+            nothing if nothing == "-" => {}
+            text => out.push((path.to_owned(), text)),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::{age, cell, leaves, table};
+
+    #[test]
+    fn columns_stand_under_their_headers() {
+        let text = table(
+            &["A", "LONGER"],
+            [vec!["value".into(), "x".into()], vec!["y".into(), String::new()]],
+        );
+        assert_eq!(text, "\x1b[1mA      LONGER\x1b[0m\nvalue  x\ny\n");
+        assert_eq!(table(&["A"], []), "none\n");
+    }
+
+    #[test]
+    fn values_read_like_prose() {
+        assert_eq!(
+            cell(Some(&json!({ "version": "v1", "zone": "a" }))),
+            "version=v1, zone=a"
+        );
+        assert_eq!(cell(Some(&json!([]))), "-");
+        assert_eq!(cell(None), "-");
+        for (ms, text) in [(999, "999ms"), (1000, "1s"), (61_000, "1m"), (7_200_000, "2h")] {
+            assert_eq!(age(Some(&json!(ms))), text);
+        }
+    }
+
+    #[test]
+    fn leaves_have_paths() {
+        let mut out = Vec::new();
+        leaves(
+            "",
+            &json!({ "a": { "b": 1, "c": null }, "d": [{ "e": "x" }], "f": ["y", "z"] }),
+            &mut out,
+        );
+        let own = |pairs: [(&str, &str); 3]| pairs.map(|(a, b)| (a.to_owned(), b.to_owned())).to_vec();
+        assert_eq!(out, own([("a.b", "1"), ("d[0].e", "x"), ("f", "y, z")]));
     }
 }

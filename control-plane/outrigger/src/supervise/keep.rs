@@ -257,8 +257,9 @@ impl Keeper {
 
     fn set(&self, life: Life, starts: u64) {
         self.seen.send_modify(|seen| {
+            // A restart that was asked for is not counted: the count shows what happened by itself.
+            seen.starts = if life == Life::Stopped { 0 } else { seen.starts + starts };
             seen.life = life;
-            seen.starts += starts;
             seen.since = Instant::now();
         });
     }

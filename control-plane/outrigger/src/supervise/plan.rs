@@ -115,7 +115,7 @@ impl Planner<'_> {
                 layout.mesh.clone().into(),
             ],
             dir: layout.root.clone(),
-            env: vec![(INSTANCE.to_owned(), super::fleet::CONTROL_PLANE.to_owned())],
+            env: mesh_env(super::fleet::CONTROL_PLANE),
             stdin: None,
             marks: self.marks(super::fleet::CONTROL_PLANE),
         }
@@ -211,6 +211,11 @@ impl Planner<'_> {
     }
 }
 
+/// What our own programs are given: their mark, and no colours, as their lines go to files.
+fn mesh_env(name: &str) -> Vec<(String, String)> {
+    vec![(INSTANCE.to_owned(), name.to_owned()), ("NO_COLOR".to_owned(), "1".to_owned())]
+}
+
 /// The command of a sidecar.
 pub(crate) fn sidecar(
     program: OsString,
@@ -223,7 +228,7 @@ pub(crate) fn sidecar(
         program,
         args: vec!["sidecar".into(), "--config".into(), bootstrap.into()],
         dir,
-        env: vec![(INSTANCE.to_owned(), name.to_owned())],
+        env: mesh_env(name),
         stdin: None,
         marks,
     }

@@ -144,13 +144,16 @@ pub(crate) async fn bounded<T>(opening: impl Future<Output = Result<T, Status>>)
     }
 }
 
-/// Joins the causes, of which the transport shows only the outermost.
+/// Joins the causes, of which the transport shows only the outermost and some twice.
 fn describe(status: &Status) -> String {
     let mut text = status.message().to_owned();
     let mut source = std::error::Error::source(status);
     while let Some(error) = source {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
+        let cause = error.to_string();
+        if !text.contains(&cause) {
+            text.push_str(": ");
+            text.push_str(&cause);
+        }
         source = error.source();
     }
     if text.is_empty() {

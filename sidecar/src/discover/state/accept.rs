@@ -160,7 +160,7 @@ impl State {
             });
         }
         for name in answer.removed_resources {
-            self.remove(kind, name, &mut touched, &mut output);
+            self.remove(kind, name, source, &mut touched, &mut output);
         }
         if kind == ResourceType::Endpoint && source == Source::Stream {
             self.replace_file_endpoints(&touched, &named);
@@ -268,7 +268,14 @@ impl State {
         Ok(Some(touched))
     }
 
-    fn remove(&mut self, kind: ResourceType, name: String, touched: &mut BTreeSet<ServiceName>, output: &mut Output) {
+    fn remove(
+        &mut self,
+        kind: ResourceType,
+        name: String,
+        source: Source,
+        touched: &mut BTreeSet<ServiceName>,
+        output: &mut Output,
+    ) {
         match kind {
             // An app that runs keeps its settings, whoever forgets them.
             ResourceType::Proxy => return,
@@ -284,7 +291,11 @@ impl State {
             }
             ResourceType::Endpoint => {
                 if let Some(service) = name.strip_suffix("/*").and_then(|s| s.parse::<ServiceName>().ok()) {
-                    return self.clear(&service, touched, output);
+                    // A snapshot is read before anything is wanted.
+                    if source == Source::Snapshot || self.wanted.contains(&service) {
+                        self.clear(&service, touched, output);
+                    }
+                    return;
                 }
                 let Ok(endpoint) = name.parse::<EndpointName>() else {
                     return;
@@ -303,11 +314,6 @@ impl State {
 
     /// `ns/service/*` in the removals: the collection is complete and empty.
     fn clear(&mut self, service: &ServiceName, touched: &mut BTreeSet<ServiceName>, output: &mut Output) {
-        // A snapshot is read before anything is wanted.
-        let known = self.wanted.contains(service) || self.wanted.is_empty();
-        if !known {
-            return;
-        }
         let collection = self.collections.entry(service.clone()).or_default();
         collection.complete = true;
         for instance in collection.members.keys().cloned().collect::<Vec<_>>() {

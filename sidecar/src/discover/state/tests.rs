@@ -371,6 +371,16 @@ fn a_snapshot_restores_what_was_known() {
 }
 
 #[test]
+fn removals_of_what_nobody_wants_are_ignored() {
+    let mut state = settled();
+    let before = state.snapshot();
+    let output = state.answer(endpoints("2", &[], &["default/other/*", "default/other/a", "*"]));
+    acked(&output);
+    assert!(output.changes.is_empty() && output.applied.is_empty());
+    assert_eq!(state.snapshot(), before);
+}
+
+#[test]
 fn what_nobody_wants_of_a_snapshot_is_forgotten_once_there_is_somebody_to_ask() {
     let mut restored = State::new(name("default/gateway"));
     settled()

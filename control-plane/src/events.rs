@@ -3,6 +3,7 @@
 //! Decides nothing and is read by nothing but the API.
 
 use std::collections::VecDeque;
+use std::fmt;
 
 use parking_lot::Mutex;
 use serde::Serialize;
@@ -84,6 +85,58 @@ pub enum Event {
     },
 }
 
+impl fmt::Display for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::ConfigApplied {
+                version,
+                origin,
+                changed,
+            } if changed.is_empty() => {
+                write!(f, "configuration {version} from {origin} is in force; nothing differs")
+            }
+            Self::ConfigApplied {
+                version,
+                origin,
+                changed,
+            } => {
+                write!(
+                    f,
+                    "configuration {version} from {origin} is in force; changed: {}",
+                    changed.join(", ")
+                )
+            }
+            Self::ConfigRefused { origin, reasons } => {
+                write!(
+                    f,
+                    "configuration from {origin} is refused; the last good one stays: {}",
+                    reasons.join("; ")
+                )
+            }
+            Self::Registered { endpoint, epoch } => write!(f, "{endpoint} registered, epoch {epoch}"),
+            Self::Withdrawn { endpoint, reason } => write!(f, "{endpoint} withdrew: {reason}"),
+            Self::Lapsed { endpoint } => write!(f, "{endpoint} was not renewed in time and is removed"),
+            Self::StaleAlarm { service, lapsed, of } => {
+                write!(
+                    f,
+                    "{service} is stale: {lapsed} of {of} leases lapsed at once, so its last endpoints are kept"
+                )
+            }
+            Self::StaleOver { service } => write!(f, "{service} is no longer stale"),
+            Self::Nack {
+                node,
+                kind,
+                resource,
+                version,
+                reason,
+            } => {
+                write!(f, "{node} refused {kind} {resource} version {version}: {reason}")
+            }
+            Self::StoreFailed { reason } => write!(f, "the state file cannot be used: {reason}"),
+        }
+    }
+}
+
 /// An event and when it happened.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Entry {
@@ -112,9 +165,9 @@ impl Events {
     /// Adds and logs an event.
     pub fn record(&self, event: Event) {
         match &event {
-            Event::StaleAlarm { .. } | Event::StoreFailed { .. } => tracing::error!(?event),
-            Event::ConfigRefused { .. } | Event::Nack { .. } | Event::Lapsed { .. } => tracing::warn!(?event),
-            _ => tracing::info!(?event),
+            Event::StaleAlarm { .. } | Event::StoreFailed { .. } => tracing::error!("{event}"),
+            Event::ConfigRefused { .. } | Event::Nack { .. } | Event::Lapsed { .. } => tracing::warn!("{event}"),
+            _ => tracing::info!("{event}"),
         }
         let at = jiff::Timestamp::now().to_string();
         let mut ring = self.ring.lock();

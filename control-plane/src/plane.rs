@@ -136,9 +136,10 @@ impl Plane {
         Ok(applied)
     }
 
-    /// Puts the last good configuration of an earlier run into force, if there is one.
-    pub fn apply_stored(&self) {
-        if let Some(text) = &self.stored {
+    /// Puts the last good configuration of an earlier run into force, unless it is also what the
+    /// file `newer` holds.
+    pub fn apply_stored(&self, newer: Option<&str>) {
+        if let Some(text) = self.stored.as_deref().filter(|text| newer != Some(text)) {
             // A refusal is in the events and in the status; there is nobody to answer.
             let _refused = self.apply("last good", config::parse("last good", text), text).is_err();
         }

@@ -121,7 +121,7 @@ pub async fn serve(listener: TcpListener, options: Options, shutdown: impl Futur
     let mut tasks = JoinSet::new();
     let source = options.config.as_deref().map(Source::new);
     // What a refused file would have replaced is the last good one, so that comes first.
-    plane.apply_stored();
+    plane.apply_stored(source.as_ref().and_then(Source::text).as_deref());
     if let Some(mut source) = source {
         source.look(&plane);
         tasks.spawn(source.watch(Arc::clone(&plane), stop.clone()));

@@ -40,6 +40,12 @@ impl Source {
         Self { file, last: None }
     }
 
+    /// What the file holds, if it can be read.
+    #[must_use]
+    pub fn text(&self) -> Option<String> {
+        std::fs::read_to_string(&self.file).ok()
+    }
+
     /// Applies what the file holds if that changed; true when the file is good or did not change.
     pub fn look(&mut self, plane: &Plane) -> bool {
         let text = std::fs::read(&self.file).ok();

@@ -88,8 +88,8 @@ async fn after_a_crash_stored_endpoints_are_served_and_a_client_resumes_without_
     let scratch = tempfile::tempdir().expect("scratch");
     let options = Options {
         state_dir: Some(scratch.path().to_owned()),
-        lease: Duration::from_millis(400),
-        grace: Duration::from_millis(200),
+        lease: Duration::from_millis(1500),
+        grace: Duration::from_millis(300),
         ..Options::default()
     };
     let world = World::start(options.clone()).await;

@@ -15,7 +15,7 @@ use crate::http::{self as client, Ask, Reply};
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct Target {
     /// Address of the control plane; else that of the running `outrigger up`, else http://127.0.0.1:7070
-    #[arg(long, env = "OUTRIGGER_CONTROL_PLANE", value_name = "URL")]
+    #[arg(long, env = "OUTRIGGER_CONTROL_PLANE", hide_env_values = true, value_name = "URL")]
     pub(crate) control_plane: Option<String>,
     /// Folder or mesh file of the running `outrigger up`; else this folder and those above it
     #[arg(long, value_name = "DIR")]

@@ -6,7 +6,7 @@ use clap::Args;
 use serde_json::Value;
 
 use super::get::{endpoints, ports};
-use crate::output::{self, Watched, cell};
+use crate::output::{self, Watched, cell, leaves};
 use crate::plane::{Target, service_name};
 
 /// Show everything about one service: document, policy, endpoints, callers
@@ -33,27 +33,43 @@ pub(crate) fn describe(args: &DescribeArgs) -> anyhow::Result<ExitCode> {
 }
 
 fn page(detail: &Value) -> String {
-    let mut text = String::new();
-    let mut line = |name: &str, value: String| {
-        if value != "-" {
-            text.push_str(&format!("{name:<16}{value}\n"));
-        }
-    };
-    line("service", cell(detail.get("name")));
-    line("language", cell(detail.get("language")));
-    line("ports", ports(detail.get("ports")));
-    line("calls", cell(detail.get("calls")));
-    line("called by", cell(detail.get("callers")));
-    line("version", cell(detail.get("version")));
-    line("stale", cell(detail.get("stale")));
-    line("degraded", cell(detail.get("degraded")));
+    let mut lines: Vec<(String, String)> = [
+        "name", "language", "ports", "calls", "callers", "version", "stale", "degraded",
+    ]
+    .into_iter()
+    .map(|key| {
+        (
+            key.to_owned(),
+            if key == "ports" {
+                ports(detail.get(key))
+            } else {
+                cell(detail.get(key))
+            },
+        )
+    })
+    .filter(|(_, text)| text != "-")
+    .collect();
     for part in ["document", "policy", "proxy"] {
-        for (key, value) in detail.get(part).and_then(Value::as_object).into_iter().flatten() {
-            // The name stands above already, and the ports too.
-            if !matches!(key.as_str(), "name" | "ports" | "calls") {
-                line(key, cell(Some(value)));
-            }
+        let Some(value) = detail.get(part) else { continue };
+        let mut found = Vec::new();
+        leaves("", value, &mut found);
+        // These stand above already.
+        found.retain(|(key, _)| !matches!(key.as_str(), "name" | "calls") && !key.starts_with("ports["));
+        if !found.is_empty() {
+            lines.push((format!("\n\x1b[1m{}\x1b[0m", part.to_uppercase()), String::new()));
+            lines.append(&mut found);
         }
+    }
+    let width = lines
+        .iter()
+        .filter(|(_, text)| !text.is_empty())
+        .map(|(key, _)| key.len())
+        .max()
+        .unwrap_or_default();
+    let mut text = String::new();
+    for (key, value) in lines {
+        text.push_str(format!("{key:<width$}  {value}").trim_end());
+        text.push('\n');
     }
     let instances = detail
         .get("instances")

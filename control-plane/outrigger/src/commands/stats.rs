@@ -46,6 +46,13 @@ fn page(all: &[Value]) -> String {
             continue;
         }
         for row in one.get("services").and_then(Value::as_array).into_iter().flatten() {
+            // A declared call that nobody made yet says nothing.
+            let used = ["requests", "connections"]
+                .iter()
+                .any(|key| row.get(key).and_then(Value::as_u64) > Some(0));
+            if !used && row.get("direction").and_then(Value::as_str) != Some("inbound") {
+                continue;
+            }
             let latency = |key: &str| {
                 let ms = row
                     .get("latency_ms")

@@ -126,12 +126,11 @@ fn messages(method: &MethodDescriptor, json: &str) -> anyhow::Result<Vec<Bytes>>
     // Values are separated first, so that a mistake is told with its message's number.
     for value in serde_json::Deserializer::from_str(json).into_iter::<serde_json::Value>() {
         let value = value.map_err(|error| Failure::Usage(format!("not JSON: {error}")))?;
-        let message = DynamicMessage::deserialize(method.input(), value).map_err(|error| {
-            Failure::Usage(format!(
-                "message {} is no {}: {error}",
-                out.len() + 1,
-                method.input().full_name()
-            ))
+        let input = method.input();
+        let message = DynamicMessage::deserialize(input.clone(), value).map_err(|error| {
+            let fields: Vec<String> = input.fields().map(|field| field.json_name().to_owned()).collect();
+            let (number, name, fields) = (out.len() + 1, input.full_name(), fields.join(", "));
+            Failure::Usage(format!("message {number} is no {name}: {error}; its fields: {fields}"))
         })?;
         out.push(Bytes::from(message.encode_to_vec()));
     }
@@ -175,6 +174,10 @@ fn list(pool: &DescriptorPool) -> anyhow::Result<ExitCode> {
         .services()
         .flat_map(|service| service.methods().collect::<Vec<_>>())
     {
+        // How the list came here is not what the service is for.
+        if method.full_name().starts_with("grpc.reflection.") {
+            continue;
+        }
         let stream = |streams: bool| if streams { "stream " } else { "" };
         text.push_str(&format!(
             "{}/{}({}{}) returns ({}{})\n",

@@ -1,0 +1,170 @@
+//! The program as scripts see it: what goes to which stream, and which exit code comes back.
+
+use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
+use std::process::{Command, Output};
+use std::time::{Duration, Instant};
+
+use outrigger_control_plane::server::{self, Options};
+
+/// Runs the program in `dir`; `plane` is where it looks for the control plane.
+fn outrigger(dir: &Path, plane: SocketAddr, args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_outrigger"))
+        .args(args)
+        .current_dir(dir)
+        .env_clear()
+        .env("OUTRIGGER_CONTROL_PLANE", plane.to_string())
+        .output()
+        .unwrap()
+}
+
+#[track_caller]
+fn check(output: &Output, code: i32, stdout: &str, stderr: &str) -> String {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let (out, err) = (text(&output.stdout), text(&output.stderr));
+    assert_eq!(output.status.code(), Some(code), "stdout: {out}\nstderr: {err}");
+    assert!(out.contains(stdout), "no `{stdout}` in stdout: {out}\nstderr: {err}");
+    assert!(err.contains(stderr), "no `{stderr}` in stderr: {err}\nstdout: {out}");
+    out
+}
+
+fn free() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
+/// A control plane in this process, which ends with the value.
+struct Plane {
+    address: SocketAddr,
+    _runtime: tokio::runtime::Runtime,
+}
+
+fn plane() -> Plane {
+    let address = free();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .unwrap();
+    let options = Options {
+        listen: address,
+        ..Options::default()
+    };
+    drop(runtime.spawn(server::run(options, std::future::pending())));
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while std::net::TcpStream::connect(address).is_err() {
+        assert!(Instant::now() < deadline, "the control plane did not start");
+        std::thread::yield_now();
+    }
+    Plane {
+        address,
+        _runtime: runtime,
+    }
+}
+
+const GOOD: &str = "service: user\nlanguage: rust\nprotocol: grpc\n---\nservice: post\nprotocol: http\ncalls: [user]\n";
+
+#[test]
+fn a_mesh_is_applied_looked_at_and_kept() {
+    let (dir, plane) = (tempfile::tempdir().unwrap(), plane());
+    let at = |args: &[&str]| outrigger(dir.path(), plane.address, args);
+    std::fs::write(dir.path().join("mesh.yaml"), GOOD).unwrap();
+    check(&at(&["apply", "-f", "."]), 0, "changed default/post, default/user", "");
+    check(&at(&["apply", "-f", "mesh.yaml"]), 0, "nothing changed", "");
+    check(&at(&["get", "services"]), 0, "default/user  rust      grpc   0/0", "");
+    let json = check(&at(&["get", "services", "user", "-o", "json"]), 0, "", "");
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(json.as_array().unwrap().len(), 1);
+    assert_eq!(json[0]["name"], "default/user");
+    check(&at(&["get", "services", "-o", "yaml"]), 0, "name: default/user", "");
+    check(&at(&["describe", "post"]), 0, "default/user", "");
+    check(&at(&["get", "endpoints"]), 0, "none", "");
+    check(&at(&["get", "config"]), 0, "applied", "");
+    check(&at(&["health"]), 0, "none", "");
+    check(&at(&["call", "user"]), 1, "", "no endpoint of default/user serves");
+
+    std::fs::write(dir.path().join("mesh.yaml"), GOOD.replace("[user]", "[usr]")).unwrap();
+    check(&at(&["apply", "-f", "."]), 5, "", "did you mean `user`?");
+    check(&at(&["get", "config"]), 0, "applied", "");
+}
+
+#[test]
+fn unknown_names_are_code_4_with_the_nearest() {
+    let (dir, plane) = (tempfile::tempdir().unwrap(), plane());
+    let at = |args: &[&str]| outrigger(dir.path(), plane.address, args);
+    std::fs::write(dir.path().join("mesh.yaml"), GOOD).unwrap();
+    check(&at(&["apply", "-f", "."]), 0, "", "");
+    for command in ["describe", "call", "health", "stats"] {
+        check(&at(&[command, "usre"]), 4, "", "did you mean default/user?");
+    }
+    check(&at(&["config", "explain", "timeot"]), 4, "", "did you mean `timeout`?");
+}
+
+#[test]
+fn nobody_at_the_address_is_code_3() {
+    let dir = tempfile::tempdir().unwrap();
+    let nobody = free();
+    for args in [
+        &["get", "services"][..],
+        &["describe", "user"],
+        &["health"],
+        &["stats"],
+        &["call", "user", "/"],
+    ] {
+        check(
+            &outrigger(dir.path(), nobody, args),
+            3,
+            "",
+            &format!("cannot reach the control plane at http://{nobody}"),
+        );
+    }
+}
+
+#[test]
+fn mistakes_on_the_command_line_are_code_2() {
+    let dir = tempfile::tempdir().unwrap();
+    for args in [
+        &["get"][..],
+        &["gte", "services"],
+        &["call", "Bad_Name", "/"],
+        &["call", "user", "/", "-H", "x"],
+    ] {
+        check(&outrigger(dir.path(), free(), args), 2, "", "error");
+    }
+}
+
+#[test]
+fn bad_files_are_code_5_with_their_place() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("mesh.yaml"), "service: a\nrunn: x\n").unwrap();
+    let at = |args: &[&str]| outrigger(dir.path(), free(), args);
+    check(&at(&["config", "validate"]), 5, "", "mesh.yaml:2:1");
+    let json = check(&at(&["config", "validate", "-o", "json"]), 5, "\"valid\": false", "");
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(
+        (&json["errors"][0]["line"], &json["errors"][0]["help"]),
+        (&2.into(), &"did you mean `run`?".into())
+    );
+    check(&at(&["config", "validate", "nowhere"]), 5, "", "cannot read nowhere");
+}
+
+#[test]
+fn output_has_no_colours_when_it_is_no_terminal() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("mesh.yaml"), "service: a\nrunn: x\n").unwrap();
+    let output = outrigger(dir.path(), free(), &["config", "validate"]);
+    assert!(!output.stderr.contains(&0x1b));
+    let output = outrigger(dir.path(), free(), &["config", "explain"]);
+    assert!(!output.stdout.contains(&0x1b));
+}
+
+#[test]
+fn tools_need_no_control_plane() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |args: &[&str]| outrigger(dir.path(), free(), args);
+    check(&at(&["version"]), 0, env!("CARGO_PKG_VERSION"), "");
+    check(&at(&["completions", "bash"]), 0, "_outrigger", "");
+    check(&at(&["new", "http", "shop"]), 0, "service: shop", "");
+    let schema = check(&at(&["config", "schema"]), 0, "", "");
+    let schema: serde_json::Value = serde_json::from_str(&schema).unwrap();
+    assert!(schema["$defs"]["ServiceDocument"]["properties"]["calls"]["description"].is_string());
+}

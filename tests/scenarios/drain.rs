@@ -159,7 +159,7 @@ async fn drain_by_the_admin_port_ends_the_program(world: Arc<World>) -> Result<(
         .start(&world)
         .await?;
     let sidecar = mesh.inbound("app", 0)?;
-    let answer = once(sidecar.admin, "POST /drain HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\nConnection: close\r\n\r\n").await?;
+    let answer = once(sidecar.admin, "POST /drain HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n").await?;
     ensure!(answer.status() < 300, "{answer:?}");
     let status = sidecar.process.wait(DRAIN_DEADLINE).await?;
     ensure!(status.success(), "{status}");

@@ -41,9 +41,9 @@ async fn a_body_cut_short_is_never_a_clean_end_for_http1(world: Arc<World>) -> R
     for path in ["/chunked", "/chunked/reset", "/length", "/length/reset"] {
         let mut client = Client::connect(mesh.to("app")?).await?;
         client.send(format!("GET {path} HTTP/1.1\r\nHost: h\r\n\r\n")).await?;
-        let head = client.head().await?;
+        // The reset may overtake the head: then a 502, or no answer at all; neither is a clean end.
+        let Ok(head) = client.head().await else { continue };
         if head.word(1) == "502" {
-            // The reset overtook the head: a clear answer too.
             continue;
         }
         let body = client.body(&head, "GET").await?;
@@ -60,8 +60,10 @@ async fn a_body_cut_short_is_never_a_clean_end_for_http2(world: Arc<World>) -> R
     let addr = mesh.to("app")?;
     for path in ["/chunked", "/chunked/reset", "/length", "/length/reset"] {
         let mut client = H2Client::connect(addr, 1 << 20).await?;
-        let answer = client.exchange(request("GET", addr, path, &[])?, None).await?;
-        ensure!(answer.head.status() == 502 || answer.error.is_some(), "{path}: a clean end: {answer:?}");
+        // The reset may overtake the head; then there is no answer at all.
+        if let Ok(answer) = client.exchange(request("GET", addr, path, &[])?, None).await {
+            ensure!(answer.head.status() == 502 || answer.error.is_some(), "{path}: a clean end: {answer:?}");
+        }
     }
     mesh.check_well()
 }
@@ -101,8 +103,9 @@ async fn an_http2_body_cut_short_is_never_a_clean_end(world: Arc<World>) -> Resu
     let mesh = Plan::default().service("app", "http2", &[app.addr]).start(&world).await?;
     let addr = mesh.to("app")?;
     let mut client = H2Client::connect(addr, 1 << 20).await?;
-    let answer = client.exchange(request("GET", addr, "/", &[])?, None).await?;
-    ensure!(answer.error.is_some() || answer.head.status() == 502, "a clean end: {answer:?}");
+    let answer = client.exchange(request("GET", addr, "/", &[])?, None).await;
+    let clean = answer.as_ref().is_ok_and(|a| a.error.is_none() && a.head.status() != 502);
+    ensure!(!clean, "a clean end: {answer:?}");
     // An HTTP/1 client of the same app.
     let mut client = Client::connect(addr).await?;
     client.send("GET / HTTP/1.1\r\nHost: h\r\n\r\n").await?;
@@ -243,7 +246,7 @@ async fn killing_one_of_two_replicas_loses_only_what_it_had_read(world: Arc<Worl
         });
     }
     wait::until("both replicas work", || async { doomed.seen.requests() > 200 && other.seen.requests() > 200 }).await?;
-    doomed.die();
+    doomed.die().await?;
     // The requests that the dead app had begun: at most one a connection of load.
     let before = passed.load(Ordering::SeqCst);
     wait::until("the load goes on", || async { passed.load(Ordering::SeqCst) > before + 500 }).await?;
@@ -251,7 +254,7 @@ async fn killing_one_of_two_replicas_loses_only_what_it_had_read(world: Arc<Worl
     while let Some(done) = load.join_next().await {
         done??;
     }
-    let read = doomed.seen.requests() + other.seen.requests();
+    let read = doomed.seen.requests() + other.seen.requests() + doomed.seen.unread.load(Ordering::SeqCst);
     let (failed, passed) = (failed.load(Ordering::SeqCst), passed.load(Ordering::SeqCst));
     ensure!(read >= passed, "answers without requests");
     ensure!(failed <= read - passed, "{failed} failed, but the apps had read only {} that got no answer", read - passed);

@@ -126,7 +126,12 @@ async fn a_stopped_reader_holds_back_the_app(world: Arc<World>) -> Result<()> {
     })
     .await?;
     let held = sent.load(std::sync::atomic::Ordering::SeqCst);
-    ensure!(held < 64 << 20, "{held} bytes are on their way to a client that reads nothing");
+    let (caller, inbound) = (mesh.caller.process.rss_kib()?, mesh.inbound("app", 0)?.process.rss_kib()?);
+    world::figure(format!("bytes on their way to a stopped reader: {held}"));
+    ensure!(
+        held < 64 << 20,
+        "{held} bytes are on their way to a client that reads nothing; caller {caller} KiB, inbound {inbound} KiB"
+    );
     mesh.check_well()
 }
 

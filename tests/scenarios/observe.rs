@@ -104,7 +104,7 @@ async fn health_notices_an_app_that_dies_and_comes_back(world: Arc<World>) -> Re
     let admin = mesh.inbound("app", 0)?.admin;
     let status = |wanted: u16| async move { get(admin, "/health").await.is_ok_and(|a| a.status() == wanted) };
     wait::until("the app is well", || status(200)).await?;
-    app.die();
+    app.die().await?;
     wait::until("the app is seen to be dead", || status(503)).await?;
     let text = get(admin, "/health").await?.text();
     ensure!(text.contains("reason"), "{text}");

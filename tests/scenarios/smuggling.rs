@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use libtest_mimic::Trial;
@@ -65,32 +66,49 @@ const BAD_CHUNKS: &[(&str, &str)] = &[
 ];
 
 async fn corpus(addr: SocketAddr, app: &H1App, absolute: bool) -> Result<()> {
+    let mut broken = Vec::new();
     for (what, case) in CORPUS {
         let case = if absolute { case.replacen(" /", " http://app/", 1) } else { (*case).to_owned() };
-        let before = app.seen.requests();
-        let mut client = Client::connect(addr).await?;
-        client.send(format!("{case}{SMUGGLED}")).await?;
-        let answer = String::from_utf8_lossy(&client.rest().await?).into_owned();
-        ensure!(
-            answer.is_empty() || answer.starts_with("HTTP/1.1 4") || answer.starts_with("HTTP/1.1 5") || answer.starts_with("HTTP/1.0 4"),
-            "{what}: {answer}"
-        );
-        ensure!(answer.matches("HTTP/1.").count() <= 1, "{what}: a second answer: {answer}");
-        ensure!(app.seen.requests() == before, "{what} reached the app: {:?}", app.seen.heads().last());
+        if let Err(error) = one_case(addr, app, &case).await {
+            broken.push(format!("{what}: {error:#}"));
+        }
     }
     for (what, body) in BAD_CHUNKS {
-        let mut client = Client::connect(addr).await?;
         let target = if absolute { "http://app/bad" } else { "/bad" };
-        client
-            .send(format!("POST {target} HTTP/1.1\r\nHost: app\r\nTransfer-Encoding: chunked\r\n\r\n{body}{SMUGGLED}"))
-            .await?;
-        let answer = String::from_utf8_lossy(&client.rest().await?).into_owned();
-        ensure!(!answer.contains(" 200 ") || answer.contains("\"complete\":false"), "{what}: {answer}");
+        let head = format!("POST {target} HTTP/1.1\r\nHost: app\r\nTransfer-Encoding: chunked\r\n\r\n");
+        if let Err(error) = one_body(addr, &format!("{head}{body}")).await {
+            broken.push(format!("{what}: {error:#}"));
+        }
     }
     let smuggled = app.seen.heads().iter().filter(|h| h.line.contains("smuggled")).count();
-    ensure!(smuggled == 0, "{smuggled} smuggled requests arrived");
+    ensure!(broken.is_empty() && smuggled == 0, "{smuggled} smuggled requests arrived\n{}", broken.join("\n"));
     Ok(())
 }
+
+/// Refused, closed, never forwarded.
+async fn one_case(addr: SocketAddr, app: &H1App, case: &str) -> Result<()> {
+    let before = app.seen.requests();
+    let mut client = Client::connect(addr).await?;
+    client.send(format!("{case}{SMUGGLED}")).await?;
+    let answer = String::from_utf8_lossy(&client.rest_within(CLOSES).await?).into_owned();
+    let status = answer.split(' ').nth(1).unwrap_or("4");
+    ensure!(status.starts_with('4') || status.starts_with('5'), "it was answered: {answer}");
+    ensure!(answer.matches("HTTP/1.").count() <= 1, "a second answer: {answer}");
+    ensure!(app.seen.requests() == before, "it reached the app: {:?}", app.seen.heads().last());
+    Ok(())
+}
+
+/// The head may be forwarded, but the body never ends well, and the connection ends.
+async fn one_body(addr: SocketAddr, case: &str) -> Result<()> {
+    let mut client = Client::connect(addr).await?;
+    client.send(format!("{case}{SMUGGLED}")).await?;
+    let answer = String::from_utf8_lossy(&client.rest_within(CLOSES).await?).into_owned();
+    ensure!(!answer.contains(" 200 ") || answer.contains("\"complete\":false"), "it was answered: {answer}");
+    Ok(())
+}
+
+/// A refused connection is closed at once; this is for slow machines.
+const CLOSES: Duration = Duration::from_secs(5);
 
 async fn echo(world: &World) -> Result<(H1App, Mesh)> {
     let app = H1App::echo().await?;

@@ -24,6 +24,8 @@ pub struct Seen {
     pub first_bytes: AtomicUsize,
     /// Requests whose head the app read.
     pub requests: AtomicUsize,
+    /// Requests that had reached the app's sockets when it died, unread.
+    pub unread: AtomicUsize,
     /// Requests that the client gave up and the app noticed.
     pub cancelled: AtomicUsize,
     heads: Mutex<Vec<Head>>,
@@ -73,9 +75,9 @@ impl Seen {
     }
 }
 
-/// A listener on a port that stays ours, as an app gets it from `PORT`.
+/// A listener on any free port; it stays ours, so the OS may choose.
 async fn listen() -> Result<(TcpListener, SocketAddr)> {
-    let listener = TcpListener::bind(crate::ports::free()?).await?;
+    let listener = TcpListener::bind((std::net::Ipv4Addr::LOCALHOST, 0)).await?;
     let addr = listener.local_addr()?;
     Ok((listener, addr))
 }

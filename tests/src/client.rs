@@ -161,6 +161,29 @@ impl Client {
         .await
     }
 
+    /// [`rest`](Self::rest) with a deadline of its own.
+    ///
+    /// # Errors
+    /// When the connection stays open; the error shows what came.
+    pub async fn rest_within(&mut self, deadline: std::time::Duration) -> Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        let reading = async {
+            loop {
+                match self.io.read_buf(&mut bytes).await {
+                    Ok(0) => return Ok(()),
+                    Ok(_) => {}
+                    Err(e) if e.kind() == std::io::ErrorKind::ConnectionReset => return Ok(()),
+                    Err(e) => return Err(e),
+                }
+            }
+        };
+        match tokio::time::timeout(deadline, reading).await {
+            Ok(result) => result?,
+            Err(_) => anyhow::bail!("the connection stays open after {:?}", String::from_utf8_lossy(&bytes)),
+        }
+        Ok(bytes)
+    }
+
     /// Reads some bytes, at most `limit`.
     ///
     /// # Errors

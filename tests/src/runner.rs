@@ -58,7 +58,15 @@ where
         Err(anyhow!("panicked: {}", text.unwrap_or_default()))
     });
     runtime.shutdown_background();
-    result.map_err(|error| Failed::from(format!("{error:?}\n{}", world.logs())))
+    result.map_err(|error| Failed::from(format!("{error:#}\n{}{}", places(&error), world.logs())))
+}
+
+/// Where in the scenarios the error came from, when RUST_BACKTRACE is set; a whole backtrace through
+/// the runtime hides it.
+fn places(error: &anyhow::Error) -> String {
+    let trace = error.backtrace().to_string();
+    let ours = |line: &&str| line.contains("scenarios/") && line.trim_start().starts_with("at ");
+    trace.lines().filter(ours).map(|line| format!("{}\n", line.trim())).collect()
 }
 
 /// Lists a file's scenarios: `scenarios![a, b, c]`.

@@ -1,6 +1,7 @@
 //! HTTP/1 apps written on bare sockets, so that what they report is what came.
 
 use std::future::Future;
+use std::io::Read as _;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -9,12 +10,15 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use serde_json::json;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
-use tokio::net::TcpStream;
+use socket2::SockRef;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
 
 use super::{Seen, listen};
 use crate::client::reset;
 use crate::http1::{Head, Io, read_head, read_request_body};
+use crate::wait;
 
 /// A running HTTP/1 app.
 #[derive(Debug)]
@@ -24,6 +28,7 @@ pub struct H1App {
     /// What it saw.
     pub seen: Arc<Seen>,
     task: AbortHandle,
+    dying: watch::Sender<bool>,
 }
 
 /// One request: its head was read, its body was not.
@@ -49,25 +54,24 @@ impl H1App {
     {
         let (listener, addr) = listen().await?;
         let seen = Arc::new(Seen::default());
-        let counters = Arc::clone(&seen);
-        // Connections live in the task's set: aborting the task is the death of the app.
-        let task = tokio::spawn(async move {
-            let mut connections = JoinSet::new();
-            while let Ok((stream, _)) = listener.accept().await {
-                while connections.try_join_next().is_some() {}
-                connections.spawn(serve(stream, Arc::clone(&counters), handler.clone()));
-            }
-        });
+        let (dying, watching) = watch::channel(false);
+        let task = tokio::spawn(run(listener, Arc::clone(&seen), watching, handler));
         Ok(Self {
             addr,
             seen,
             task: task.abort_handle(),
+            dying,
         })
     }
 
-    /// Ends the app and all its connections at once, as a kill does.
-    pub fn die(&self) {
-        self.task.abort();
+    /// Ends the app and all its connections at once, as a kill does. What had reached its sockets
+    /// is counted as unread first: nobody outside can tell that from read.
+    ///
+    /// # Errors
+    /// When it does not end.
+    pub async fn die(&self) -> Result<()> {
+        self.dying.send_replace(true);
+        wait::until("the app is dead", || async { self.task.is_finished() }).await
     }
 
     /// An app that reports every request as JSON; see [`echo`].
@@ -93,18 +97,61 @@ impl Drop for H1App {
     }
 }
 
-async fn serve<F, Fut>(stream: TcpStream, seen: Arc<Seen>, handler: F)
+/// Accepts until death; connections live in the set and die with it.
+async fn run<F, Fut>(listener: TcpListener, seen: Arc<Seen>, dying: watch::Receiver<bool>, handler: F)
+where
+    F: Fn(Request) -> Fut + Clone + Send + Sync + 'static,
+    Fut: Future<Output = Result<Option<Io>>> + Send + 'static,
+{
+    let mut connections = JoinSet::new();
+    let mut death = dying.clone();
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => {
+                let Ok((stream, _)) = accepted else { return };
+                while connections.try_join_next().is_some() {}
+                connections.spawn(serve(stream, Arc::clone(&seen), dying.clone(), handler.clone()));
+            }
+            _ = death.wait_for(|dead| *dead) => break,
+        }
+    }
+    // Connections that the OS took for us may hold requests as well.
+    while let Ok((stream, _)) = SockRef::from(&listener).accept() {
+        note_unread(SockRef::from(&stream), &seen);
+    }
+    drop(listener);
+    while connections.join_next().await.is_some() {}
+}
+
+/// Asks the OS itself: tokio would first wait to be told that there is something to read.
+fn note_unread(stream: SockRef<'_>, seen: &Seen) {
+    if stream.set_nonblocking(true).is_ok() && matches!((&*stream).read(&mut [0; 1]), Ok(n) if n > 0) {
+        seen.unread.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+async fn serve<F, Fut>(stream: TcpStream, seen: Arc<Seen>, mut dying: watch::Receiver<bool>, handler: F)
 where
     F: Fn(Request) -> Fut,
     Fut: Future<Output = Result<Option<Io>>>,
 {
     let mut io = BufReader::with_capacity(64 * 1024, stream);
-    // Health probes connect and close: they are no request and no first byte.
-    match io.fill_buf().await {
-        Ok(bytes) if !bytes.is_empty() => seen.first_bytes.fetch_add(1, Ordering::SeqCst),
-        _ => return,
-    };
+    let mut first = true;
     loop {
+        // Health probes connect and close: they are no request and no first byte.
+        let ready = tokio::select! {
+            ready = io.fill_buf() => matches!(ready, Ok(bytes) if !bytes.is_empty()),
+            _ = dying.wait_for(|dead| *dead) => {
+                note_unread(SockRef::from(io.get_ref()), &seen);
+                return;
+            }
+        };
+        if !ready {
+            return;
+        }
+        if std::mem::take(&mut first) {
+            seen.first_bytes.fetch_add(1, Ordering::SeqCst);
+        }
         let Ok(Some(head)) = read_head(&mut io).await else {
             return;
         };
@@ -114,7 +161,11 @@ where
             io,
             seen: Arc::clone(&seen),
         };
-        match handler(request).await {
+        let answered = tokio::select! {
+            answered = handler(request) => answered,
+            _ = dying.wait_for(|dead| *dead) => return,
+        };
+        match answered {
             Ok(Some(back)) => io = back,
             _ => return,
         }

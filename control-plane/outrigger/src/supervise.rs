@@ -22,10 +22,10 @@ pub(crate) mod ports;
 pub(crate) mod reap;
 pub(crate) mod state;
 pub(crate) mod table;
-pub(crate) mod tree;
-pub(crate) mod workload;
 #[cfg(test)]
 mod tests;
+pub(crate) mod tree;
+pub(crate) mod workload;
 
 /// A runtime on the calling thread. The kernel ties children to the thread that starts them, so all that starts any
 /// runs on the main thread: one thread, no worker that could end earlier.

@@ -49,7 +49,11 @@ impl World {
              health: {{ http: / }}\ncalls: [back]\nenv: {{ SECRET: {{ from_file: secret }} }}\n---\n\
              service: back\nlanguage: python\nrun: python3 server.py\nprotocol: http\nhealth: {{ http: /, every: 500ms }}\n"
         );
-        let world = Self { folder: tempfile::tempdir().unwrap(), port, spare };
+        let world = Self {
+            folder: tempfile::tempdir().unwrap(),
+            port,
+            spare,
+        };
         world.write("server.py", SERVER);
         world.write("secret", "hush\n");
         world.write("mesh.yaml", &mesh);
@@ -84,7 +88,12 @@ impl World {
     #[track_caller]
     fn ok(&self, args: &[&str]) -> String {
         let output = self.run(args);
-        assert!(output.status.success(), "{args:?}: {}\n{}", text(&output.stdout), text(&output.stderr));
+        assert!(
+            output.status.success(),
+            "{args:?}: {}\n{}",
+            text(&output.stdout),
+            text(&output.stderr)
+        );
         text(&output.stdout)
     }
 
@@ -120,11 +129,16 @@ impl Drop for World {
 }
 
 fn marked(mark: &str) -> Vec<String> {
-    let pids = fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| entry.file_name().into_string().ok());
+    let pids = fs::read_dir("/proc")
+        .unwrap()
+        .flatten()
+        .filter_map(|entry| entry.file_name().into_string().ok());
     pids.filter(|pid| pid.parse::<i32>().is_ok())
         .filter(|pid| {
             let environment = fs::read(Path::new("/proc").join(pid).join("environ")).unwrap_or_default();
-            environment.split(|byte| *byte == 0).any(|variable| variable == mark.as_bytes())
+            environment
+                .split(|byte| *byte == 0)
+                .any(|variable| variable == mark.as_bytes())
         })
         .collect()
 }
@@ -140,7 +154,11 @@ fn text(bytes: &[u8]) -> String {
 fn get(port: u16, path: &str) -> Option<String> {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
     stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
-    write!(stream, "GET {path} HTTP/1.1\r\nhost: front\r\nconnection: close\r\n\r\n").ok()?;
+    write!(
+        stream,
+        "GET {path} HTTP/1.1\r\nhost: front\r\nconnection: close\r\n\r\n"
+    )
+    .ok()?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).ok()?;
     let (head, body) = answer.split_once("\r\n\r\n")?;
@@ -171,7 +189,10 @@ fn ended(child: &mut Child) -> Option<i32> {
 fn a_mesh_comes_up_serves_is_restarted_and_goes_down_without_a_trace() {
     let world = World::new();
     let said = world.up_detached();
-    assert!(said.contains("2 of 2 healthy") && said.contains(&format!("http://127.0.0.1:{}", world.port)), "{said}");
+    assert!(
+        said.contains("2 of 2 healthy") && said.contains(&format!("http://127.0.0.1:{}", world.port)),
+        "{said}"
+    );
     let run = world.up_json()["run"].as_str().unwrap().to_owned();
 
     let answer = get(world.port, "/").unwrap();
@@ -182,24 +203,40 @@ fn a_mesh_comes_up_serves_is_restarted_and_goes_down_without_a_trace() {
     let again = world.run(&["up"]);
     assert_eq!(again.status.code(), Some(1));
     let first = world.up_json()["pid"].to_string();
-    assert!(text(&again.stderr).contains(&format!("already running (pid {first})")), "{}", text(&again.stderr));
+    assert!(
+        text(&again.stderr).contains(&format!("already running (pid {first})")),
+        "{}",
+        text(&again.stderr)
+    );
 
     let before = world.row("back-1");
     assert_eq!(world.ok(&["restart", "back"]), "restarted back-1\n");
     let after = world.row("back-1");
     assert_eq!(after["health"], "ok");
-    assert_ne!((&before["app_pid"], &before["sidecar_pid"]), (&after["app_pid"], &after["sidecar_pid"]));
+    assert_ne!(
+        (&before["app_pid"], &before["sidecar_pid"]),
+        (&after["app_pid"], &after["sidecar_pid"])
+    );
     assert_eq!(world.run(&["restart", "nobody"]).status.code(), Some(1));
 
     let logs = world.ok(&["logs", "back"]);
-    assert!(logs.contains("back-1 | listening") && logs.contains("served /from-front"), "{logs}");
-    assert!(!world.ok(&["logs", "--tail", "1"]).contains("listening\nfront-1"), "more than one line each");
+    assert!(
+        logs.contains("back-1 | listening") && logs.contains("served /from-front"),
+        "{logs}"
+    );
+    assert!(
+        !world.ok(&["logs", "--tail", "1"]).contains("listening\nfront-1"),
+        "more than one line each"
+    );
 
     assert_eq!(world.ok(&["down"]), "stopped\n");
     world.nothing_remains(&run);
     assert_eq!(world.ok(&["down"]), "nothing runs here\n");
     assert_eq!(world.ok(&["ps"]), "nothing runs here\n");
-    assert!(world.ok(&["logs", "front"]).contains("listening"), "logs outlive the mesh");
+    assert!(
+        world.ok(&["logs", "front"]).contains("listening"),
+        "logs outlive the mesh"
+    );
 }
 
 #[test]
@@ -220,7 +257,10 @@ fn a_killed_app_and_a_killed_sidecar_come_back() {
         let row = world.row("back-1");
         (row["health"] == "ok" && row["sidecar_pid"] != before["sidecar_pid"]).then_some(row)
     });
-    assert_eq!((&again["app_pid"], &again["sidecar_restarts"]), (&after["app_pid"], &Value::from(1)));
+    assert_eq!(
+        (&again["app_pid"], &again["sidecar_restarts"]),
+        (&after["app_pid"], &Value::from(1))
+    );
     eventually("calls arrive again", || get(world.port, "/call"));
 }
 
@@ -228,20 +268,31 @@ fn a_killed_app_and_a_killed_sidecar_come_back() {
 fn a_killed_up_leaves_nothing() {
     let world = World::new();
     let port = world.spare.to_string();
-    let mut up = world.command(&["up", "--control-plane-port", &port]).stdout(Stdio::null()).spawn().unwrap();
+    let mut up = world
+        .command(&["up", "--control-plane-port", &port])
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
     eventually("it is up", || get(world.port, "/"));
     let run = world.up_json()["run"].as_str().unwrap().to_owned();
     up.kill().unwrap();
     ended(&mut up);
     world.nothing_remains(&run);
-    assert!(TcpListener::bind(("127.0.0.1", world.port)).is_ok(), "the port is free again");
+    assert!(
+        TcpListener::bind(("127.0.0.1", world.port)).is_ok(),
+        "the port is free again"
+    );
 }
 
 #[test]
 fn ctrl_c_ends_with_code_0_and_logs_were_followed() {
     let world = World::new();
     let port = world.spare.to_string();
-    let mut up = world.command(&["up", "--control-plane-port", &port]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut up = world
+        .command(&["up", "--control-plane-port", &port])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
     eventually("it is up", || get(world.port, "/call"));
     let run = world.up_json()["run"].as_str().unwrap().to_owned();
     eventually("start-up is over", || (world.up_json()["ready"] == true).then_some(()));
@@ -249,7 +300,10 @@ fn ctrl_c_ends_with_code_0_and_logs_were_followed() {
     let mut said = String::new();
     up.stdout.take().unwrap().read_to_string(&mut said).unwrap();
     assert_eq!(ended(&mut up), Some(0));
-    assert!(said.contains("SERVICE") && said.contains("front-1 | served /call"), "{said}");
+    assert!(
+        said.contains("SERVICE") && said.contains("front-1 | served /call"),
+        "{said}"
+    );
     world.nothing_remains(&run);
 }
 
@@ -261,7 +315,14 @@ fn a_port_in_use_names_its_holder_and_a_missing_secret_its_name() {
     let output = world.run(&["up"]);
     assert_eq!(output.status.code(), Some(1));
     let said = text(&output.stderr);
-    assert!(said.contains(&format!("port {} is in use by process {}", world.port, std::process::id())), "{said}");
+    assert!(
+        said.contains(&format!(
+            "port {} is in use by process {}",
+            world.port,
+            std::process::id()
+        )),
+        "{said}"
+    );
     assert!(said.contains("front: env SECRET: cannot read"), "{said}");
     assert!(!world.folder.path().join(".outrigger/run").exists());
 }
@@ -272,7 +333,10 @@ fn a_failing_build_shows_its_output() {
     let output = world.run(&["up"]);
     assert_eq!(output.status.code(), Some(1));
     let (said, error) = (text(&output.stdout), text(&output.stderr));
-    assert!(said.contains("all is lost") && error.contains("exited with code 3"), "{said}{error}");
+    assert!(
+        said.contains("all is lost") && error.contains("exited with code 3"),
+        "{said}{error}"
+    );
 }
 
 #[test]
@@ -281,7 +345,10 @@ fn a_command_that_is_not_found_shows_its_last_lines_and_code() {
     let output = world.run(&["up", "-d", "--control-plane-port", &world.spare.to_string()]);
     let said = text(&output.stdout);
     assert_eq!(output.status.code(), Some(1), "{said}{}", text(&output.stderr));
-    assert!(said.contains("crash loop") && said.contains("exited with code 127"), "{said}");
+    assert!(
+        said.contains("crash loop") && said.contains("exited with code 127"),
+        "{said}"
+    );
     assert!(said.contains("no-such-program: not found"), "{said}");
     assert_eq!(world.row("a-1")["state"], "crash loop");
     world.ok(&["down"]);
@@ -301,12 +368,32 @@ fn run_passes_exit_code_and_signals_and_registers_beside_a_running_mesh() {
     let world = World::new();
     world.up_detached();
     let url = format!("http://127.0.0.1:{}", world.spare);
-    let code = world.run(&["run", "--service", "job", "--control-plane", &url, "--", "sh", "-c", "exit 7"]);
+    let code = world.run(&[
+        "run",
+        "--service",
+        "job",
+        "--control-plane",
+        &url,
+        "--",
+        "sh",
+        "-c",
+        "exit 7",
+    ]);
     assert_eq!(code.status.code(), Some(7), "{}", text(&code.stderr));
 
     let port = free();
     let script = "trap 'echo bye; exit 9' TERM; python3 server.py & echo $OUTRIGGER_INSTANCE; wait";
-    let args = ["run", "--service", "extra", "--control-plane", &url, "--protocol", "http", "--health", "http:/"];
+    let args = [
+        "run",
+        "--service",
+        "extra",
+        "--control-plane",
+        &url,
+        "--protocol",
+        "http",
+        "--health",
+        "http:/",
+    ];
     let mut command = world.command(&args);
     command.args(["--port", &port.to_string(), "--calls", "back", "--", "sh", "-c", script]);
     let mut extra = command.stdout(Stdio::piped()).spawn().unwrap();

@@ -39,7 +39,12 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "NAME")]
     service: String,
     /// The control plane.
-    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:7070", env = "OUTRIGGER_CONTROL_PLANE")]
+    #[arg(
+        long,
+        value_name = "URL",
+        default_value = "http://127.0.0.1:7070",
+        env = "OUTRIGGER_CONTROL_PLANE"
+    )]
     control_plane: String,
     /// Where the sidecar listens for callers; any free port when absent.
     #[arg(long)]
@@ -115,7 +120,11 @@ async fn journey(args: &RunArgs) -> anyhow::Result<i32> {
         return Err(error);
     }
 
-    let (life, seen) = watch::channel(Seen { life: Life::Stopped, starts: 1, since: Instant::now() });
+    let (life, seen) = watch::channel(Seen {
+        life: Life::Stopped,
+        starts: 1,
+        since: Instant::now(),
+    });
     let announcer = tokio::spawn(admin::announce(setup.admin, seen, sidecar.seen.clone()));
     let started = setup.spawn(&reaper, &args.command);
     let exit = match started {
@@ -131,7 +140,12 @@ async fn journey(args: &RunArgs) -> anyhow::Result<i32> {
         Err(error) => Err(anyhow!("cannot start `{}`: {error}", args.command[0].to_string_lossy())),
     };
     let ended = exit.as_ref().copied().unwrap_or(Exit::Code(127));
-    life.send_modify(|seen| seen.life = Life::Ended { exit: ended, looping: false });
+    life.send_modify(|seen| {
+        seen.life = Life::Ended {
+            exit: ended,
+            looping: false,
+        }
+    });
 
     // The command may have left children; like it, they go before the sidecar.
     let marks = [format!("{RUN}={mark}"), format!("{INSTANCE}={}", setup.instance)];
@@ -146,9 +160,15 @@ async fn journey(args: &RunArgs) -> anyhow::Result<i32> {
 async fn listens(sidecar: &Kept, address: SocketAddr) -> anyhow::Result<()> {
     let until = Instant::now() + SIDECAR;
     while !admin::alive(address).await {
-        let ended = matches!(sidecar.seen.borrow().life, Life::Ended { .. } | Life::Unstartable { .. });
+        let ended = matches!(
+            sidecar.seen.borrow().life,
+            Life::Ended { .. } | Life::Unstartable { .. }
+        );
         if ended || Instant::now() > until {
-            bail!("the sidecar does not start:\n  {}", sidecar.sink.last_lines().join("\n  "));
+            bail!(
+                "the sidecar does not start:\n  {}",
+                sidecar.sink.last_lines().join("\n  ")
+            );
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
@@ -180,12 +200,21 @@ impl Setup {
         }];
         let mut calls = Vec::new();
         for callee in &args.calls {
-            calls.push(Call { service: name(callee)?, listeners: vec![(None, loopback(choose(None)?))] });
+            calls.push(Call {
+                service: name(callee)?,
+                listeners: vec![(None, loopback(choose(None)?))],
+            });
         }
         let (admin, proxy) = (loopback(choose(None)?), loopback(choose(None)?));
         // Others may run instances of the same service beside the same control plane.
         let instance = format!("{}-{}", service.service(), mark.get(..8).unwrap_or(mark));
-        let wiring = Wiring { ports: &inbound, calls: &calls, proxy, service: &service, instance: &instance };
+        let wiring = Wiring {
+            ports: &inbound,
+            calls: &calls,
+            proxy,
+            service: &service,
+            instance: &instance,
+        };
         let mut document = wiring.bootstrap(admin, None);
         document["control_plane"] = json!(args.control_plane);
         document["state_dir"] = json!(args.state_dir);
@@ -195,21 +224,30 @@ impl Setup {
         let mut env = wiring.environment();
         env.push((RUN.to_owned(), mark.to_owned()));
 
-        let program = std::env::current_exe().context("cannot find the own program")?.into_os_string();
+        let program = std::env::current_exe()
+            .context("cannot find the own program")?
+            .into_os_string();
         let sidecar_name = format!("{instance}.sidecar");
         let marks = vec![format!("{RUN}={mark}"), format!("{INSTANCE}={sidecar_name}")];
         let here = std::env::current_dir()?;
         let mut sidecar = plan::sidecar(program, Path::new("/dev/stdin"), here, &sidecar_name, marks);
         sidecar.env.push((RUN.to_owned(), mark.to_owned()));
         sidecar.stdin = Some(document.to_string());
-        Ok(Self { instance, env, sidecar, admin })
+        Ok(Self {
+            instance,
+            env,
+            sidecar,
+            admin,
+        })
     }
 
     /// Starts the command with our own standard streams.
     fn spawn(&self, reaper: &Reaper, words: &[OsString]) -> io::Result<crate::supervise::reap::Running> {
         let (program, args) = words.split_first().ok_or(io::ErrorKind::InvalidInput)?;
         let mut command = Command::new(program);
-        command.args(args).envs(self.env.iter().map(|(name, value)| (name, value)));
+        command
+            .args(args)
+            .envs(self.env.iter().map(|(name, value)| (name, value)));
         if !io::stdin().is_terminal() {
             // On a terminal it stays in our group, or it could not read from it.
             command.process_group(0);

@@ -54,21 +54,49 @@ pub(crate) struct Health {
 pub(crate) async fn health(admin: SocketAddr) -> Result<Health, AdminError> {
     let (_, body) = request(admin, Method::GET, "/health", Bytes::new()).await?;
     let value: Value = serde_json::from_slice(&body).unwrap_or_default();
-    let text = |path: &str| value.pointer(path).and_then(Value::as_str).filter(|text| !text.is_empty());
-    let dependency = value.get("dependencies").and_then(Value::as_array).into_iter().flatten().find_map(|one| {
-        let bad = one.get("ok").and_then(Value::as_bool) == Some(false);
-        bad.then(|| format!("{}: {}", one["name"].as_str().unwrap_or("?"), one["reason"].as_str().unwrap_or("failing")))
-    });
+    let text = |path: &str| {
+        value
+            .pointer(path)
+            .and_then(Value::as_str)
+            .filter(|text| !text.is_empty())
+    };
+    let dependency = value
+        .get("dependencies")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+        .find_map(|one| {
+            let bad = one.get("ok").and_then(Value::as_bool) == Some(false);
+            bad.then(|| {
+                format!(
+                    "{}: {}",
+                    one["name"].as_str().unwrap_or("?"),
+                    one["reason"].as_str().unwrap_or("failing")
+                )
+            })
+        });
     let well = value.pointer("/app/ok").and_then(Value::as_bool) == Some(true);
     let app = text("/app/reason").filter(|_| !well).map(str::to_owned);
-    let mesh = ["/lease/reason", "/control_plane/reason"].into_iter().find_map(text).map(str::to_owned);
+    let mesh = ["/lease/reason", "/control_plane/reason"]
+        .into_iter()
+        .find_map(text)
+        .map(str::to_owned);
     let status = text("/status").unwrap_or("unknown");
     // An app that is well is of no use to callers before they are told of it.
     let unknown = matches!(text("/lease/state"), Some("none" | "asked")) && text("/control_plane/address").is_some();
     Ok(match status {
-        "ok" if unknown => Health { status: "starting".to_owned(), reason: Some("not registered yet".to_owned()) },
-        "ok" => Health { status: status.to_owned(), reason: None },
-        _ => Health { status: status.to_owned(), reason: app.or(dependency).or(mesh) },
+        "ok" if unknown => Health {
+            status: "starting".to_owned(),
+            reason: Some("not registered yet".to_owned()),
+        },
+        "ok" => Health {
+            status: status.to_owned(),
+            reason: None,
+        },
+        _ => Health {
+            status: status.to_owned(),
+            reason: app.or(dependency).or(mesh),
+        },
     })
 }
 
@@ -113,8 +141,13 @@ async fn deliver(admin: SocketAddr, report: Value) {
 fn report(life: &Life) -> Option<Value> {
     match life {
         Life::Running { pid } => Some(json!({"state": "started", "pid": pid})),
-        Life::Ended { exit: Exit::Code(code), .. } => Some(json!({"state": "exited", "code": code})),
-        Life::Ended { exit: Exit::Signal(signal), .. } => Some(json!({"state": "exited", "signal": signal})),
+        Life::Ended {
+            exit: Exit::Code(code), ..
+        } => Some(json!({"state": "exited", "code": code})),
+        Life::Ended {
+            exit: Exit::Signal(signal),
+            ..
+        } => Some(json!({"state": "exited", "signal": signal})),
         Life::Unstartable { .. } => Some(json!({"state": "exited", "code": 127})),
         Life::Stopped => None,
     }
@@ -129,7 +162,9 @@ pub(crate) async fn request(
 ) -> Result<(StatusCode, Bytes), AdminError> {
     let exchange = async {
         let stream = TcpStream::connect(to).await.map_err(AdminError::Connect)?;
-        let (mut send, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(AdminError::Exchange)?;
+        let (mut send, connection) = http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(AdminError::Exchange)?;
         let request = Request::builder()
             .method(method)
             .uri(path)
@@ -140,7 +175,10 @@ pub(crate) async fn request(
         let answer = async {
             let answer = send.send_request(request).await.map_err(AdminError::Exchange)?;
             let status = answer.status();
-            let body = Limited::new(answer.into_body(), LARGEST_ANSWER).collect().await.map_err(AdminError::Body)?;
+            let body = Limited::new(answer.into_body(), LARGEST_ANSWER)
+                .collect()
+                .await
+                .map_err(AdminError::Body)?;
             Ok((status, body.to_bytes()))
         };
         tokio::pin!(answer, connection);
@@ -150,5 +188,7 @@ pub(crate) async fn request(
             _ = &mut connection => answer.await,
         }
     };
-    tokio::time::timeout(DEADLINE, exchange).await.unwrap_or(Err(AdminError::Deadline))
+    tokio::time::timeout(DEADLINE, exchange)
+        .await
+        .unwrap_or(Err(AdminError::Deadline))
 }

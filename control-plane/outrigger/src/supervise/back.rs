@@ -57,10 +57,17 @@ pub(crate) async fn run(
     let mut stops = stops()?;
     let caller = (attach == Attach::Detach).then(Caller::take).transpose()?;
     let run = std::env::var(tree::RUN).context("the supervisor is started by `outrigger up`")?;
-    let site = Site { layout, reaper: Reaper::start()?, console: Console::held(), run };
+    let site = Site {
+        layout,
+        reaper: Reaper::start()?,
+        console: Console::held(),
+        run,
+    };
 
     let Some(lock) = site.layout.lock_supervisor()? else {
-        return Err(anyhow!("the services of an earlier `up` are still stopping; try again in a moment"));
+        return Err(anyhow!(
+            "the services of an earlier `up` are still stopping; try again in a moment"
+        ));
     };
     site.layout.clean();
     site.layout.create()?;
@@ -137,7 +144,9 @@ async fn journey(
 async fn start(site: &Site, fleet: &Fleet) -> Vec<Row> {
     fleet.start().await;
     let progress = table::Progress::start(fleet.workloads.len());
-    let rows = fleet.settle(PATIENCE, |healthy, rows| progress.show(healthy, rows)).await;
+    let rows = fleet
+        .settle(PATIENCE, |healthy, rows| progress.show(healthy, rows))
+        .await;
     progress.finish(&site.console);
     rows
 }
@@ -153,7 +162,11 @@ fn show(site: &Site, plan: &Plan, fleet: &Fleet, rows: &[Row], took: Duration) {
         }
     }
     let healthy = rows.iter().filter(|row| row.healthy()).count();
-    console.say(&format!("\n{healthy} of {} healthy after {:.1} s", rows.len(), took.as_secs_f64()));
+    console.say(&format!(
+        "\n{healthy} of {} healthy after {:.1} s",
+        rows.len(),
+        took.as_secs_f64()
+    ));
     if let Some(hint) = &plan.hint {
         console.say(&format!("try: {hint}"));
     }

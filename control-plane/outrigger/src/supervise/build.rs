@@ -51,12 +51,7 @@ pub(crate) enum BuildError {
 const SHOWN: usize = 400;
 
 /// Runs `steps` in order, leaving out what has run already.
-pub(crate) async fn run(
-    steps: &[Step],
-    layout: &Layout,
-    reaper: &Reaper,
-    console: &Console,
-) -> Result<(), BuildError> {
+pub(crate) async fn run(steps: &[Step], layout: &Layout, reaper: &Reaper, console: &Console) -> Result<(), BuildError> {
     let mut done: Vec<&Step> = Vec::new();
     for step in steps {
         if !done.contains(&step) {
@@ -73,10 +68,20 @@ async fn one(step: &Step, layout: &Layout, reaper: &Reaper, console: &Console) -
     let log = layout.log("build");
     let sink = Sink::new("build", &log, None, console);
     let mut command = Launch::shell(&step.command, step.dir.clone()).command();
-    let start = |source| BuildError::Start { command: step.command.clone(), source };
+    let start = |source| BuildError::Start {
+        command: step.command.clone(),
+        source,
+    };
     let mut running = reaper.spawn(&mut command).map_err(start)?;
-    let pipes = [running.stdout.take().map(OwnedFd::from), running.stderr.take().map(OwnedFd::from)];
-    let readers: Vec<_> = pipes.into_iter().flatten().map(|pipe| tokio::spawn(sink.clone().capture(pipe))).collect();
+    let pipes = [
+        running.stdout.take().map(OwnedFd::from),
+        running.stderr.take().map(OwnedFd::from),
+    ];
+    let readers: Vec<_> = pipes
+        .into_iter()
+        .flatten()
+        .map(|pipe| tokio::spawn(sink.clone().capture(pipe)))
+        .collect();
     let exit = loop {
         tokio::select! {
             exit = running.exited() => break exit,
@@ -96,7 +101,10 @@ async fn one(step: &Step, layout: &Layout, reaper: &Reaper, console: &Console) -
     for entry in lines.iter().skip(lines.len().saturating_sub(SHOWN)) {
         console.say(&entry.text);
     }
-    Err(BuildError::Failed { command: step.command.clone(), exit })
+    Err(BuildError::Failed {
+        command: step.command.clone(),
+        exit,
+    })
 }
 
 /// A moving line on a terminal, two plain lines elsewhere.
@@ -130,7 +138,8 @@ impl<'a> Progress<'a> {
 
     fn done(&self, took: Duration) {
         self.clear();
-        self.console.say(&format!("built  {} ({:.1} s)", self.command, took.as_secs_f64()));
+        self.console
+            .say(&format!("built  {} ({:.1} s)", self.command, took.as_secs_f64()));
     }
 
     fn clear(&self) {

@@ -50,7 +50,13 @@ impl Console {
     }
 
     fn with(mode: Mode) -> Self {
-        Self { inner: Arc::new(Mutex::new(Inner { mode, palette: Palette::default(), held: VecDeque::new() })) }
+        Self {
+            inner: Arc::new(Mutex::new(Inner {
+                mode,
+                palette: Palette::default(),
+                held: VecDeque::new(),
+            })),
+        }
     }
 
     /// Gives each name its colour and the prefix its width, in this order.
@@ -88,7 +94,9 @@ impl Console {
         let _inner = self.inner.lock();
         let dim = Style::new().dimmed();
         let mut out = anstream::stderr().lock();
-        writeln!(out, "{dim}outrigger:{dim:#} {text}").and_then(|()| out.flush()).ok();
+        writeln!(out, "{dim}outrigger:{dim:#} {text}")
+            .and_then(|()| out.flush())
+            .ok();
     }
 
     /// Shows what was held back and everything from now on.
@@ -111,7 +119,9 @@ impl Console {
 fn print_line(palette: &mut Palette, name: &str, text: &str) {
     let (style, width) = (palette.style(name), palette.width);
     let mut out = anstream::stdout().lock();
-    writeln!(out, "{style}{name:<width$} |{style:#} {text}").and_then(|()| out.flush()).ok();
+    writeln!(out, "{style}{name:<width$} |{style:#} {text}")
+        .and_then(|()| out.flush())
+        .ok();
 }
 
 /// The colours, one a service: the replicas of one share it.

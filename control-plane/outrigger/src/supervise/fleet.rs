@@ -65,7 +65,11 @@ impl Fleet {
             .iter()
             .map(|instance| Arc::new(Workload::new(instance.clone(), layout, reaper, console)))
             .collect();
-        Self { control, control_plane: plan.control_plane, workloads }
+        Self {
+            control,
+            control_plane: plan.control_plane,
+            workloads,
+        }
     }
 
     /// Starts the control plane, then all workloads at once, each with its sidecar first.
@@ -111,7 +115,10 @@ impl Fleet {
         };
         let mut services: BTreeMap<&str, Vec<Arc<Workload>>> = BTreeMap::new();
         for workload in self.workloads.iter().filter(chosen) {
-            services.entry(&workload.instance.service).or_default().push(Arc::clone(workload));
+            services
+                .entry(&workload.instance.service)
+                .or_default()
+                .push(Arc::clone(workload));
         }
         let mut tasks = JoinSet::new();
         for replicas in services.into_values() {
@@ -133,11 +140,13 @@ impl Fleet {
     /// Stops apps, then sidecars, then the control plane. When `hurry` becomes true, at once.
     pub(crate) async fn stop(&self, mut hurry: watch::Receiver<bool>) {
         let orderly = async {
-            self.each(|workload| async move { workload.stop_app(Want::Stop).await }).await;
+            self.each(|workload| async move { workload.stop_app(Want::Stop).await })
+                .await;
             // Nothing is behind the sidecars any more: a long drain would serve nobody.
             let sidecars = self.each(|workload| async move { workload.stop_sidecar(Want::Stop).await });
             if tokio::time::timeout(SHORT_GRACE, sidecars).await.is_err() {
-                self.each(|workload| async move { workload.stop_sidecar(Want::Kill).await }).await;
+                self.each(|workload| async move { workload.stop_sidecar(Want::Kill).await })
+                    .await;
             }
             if let Some(control) = &self.control {
                 control.want(Want::Stop);
@@ -161,7 +170,10 @@ impl Fleet {
 
     /// The last lines of an instance's app.
     pub(crate) fn last_lines(&self, instance: &str) -> Vec<String> {
-        let found = self.workloads.iter().find(|workload| workload.instance.name == instance);
+        let found = self
+            .workloads
+            .iter()
+            .find(|workload| workload.instance.name == instance);
         found.map(|workload| workload.app.sink.last_lines()).unwrap_or_default()
     }
 
@@ -170,7 +182,10 @@ impl Fleet {
         let (changed, mut change) = watch::channel(());
         let mut watchers = JoinSet::new();
         let apps = self.workloads.iter().map(|workload| workload.app.seen.clone());
-        let sidecars = self.workloads.iter().filter_map(|workload| Some(workload.sidecar.as_ref()?.seen.clone()));
+        let sidecars = self
+            .workloads
+            .iter()
+            .filter_map(|workload| Some(workload.sidecar.as_ref()?.seen.clone()));
         for mut seen in apps.chain(sidecars) {
             let changed = changed.clone();
             watchers.spawn(async move {

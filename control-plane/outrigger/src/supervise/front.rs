@@ -39,11 +39,16 @@ pub(crate) async fn run(layout: &Layout, supervisor: Command, spawned: impl FnOn
         bail!("already running{pid}; `outrigger down` stops it");
     };
     let run = uuid::Uuid::new_v4().simple().to_string();
-    match watch(supervisor, &run, spawned).await.context("cannot watch the supervisor")? {
+    match watch(supervisor, &run, spawned)
+        .await
+        .context("cannot watch the supervisor")?
+    {
         Outcome::Ended(code) => Ok(u8::try_from(code).unwrap_or(1)),
         Outcome::Killed(left) => {
             layout.clean();
-            Console::silent().note(&format!("the supervisor was killed; ended the {left} processes that it left"));
+            Console::silent().note(&format!(
+                "the supervisor was killed; ended the {left} processes that it left"
+            ));
             Ok(1)
         }
     }

@@ -56,7 +56,11 @@ impl Launch {
         let mut command = Command::new(&self.program);
         command.args(&self.args).current_dir(&self.dir);
         command.envs(self.env.iter().map(|(name, value)| (name, value)));
-        command.stdin(if self.stdin.is_some() { Stdio::piped() } else { Stdio::null() });
+        command.stdin(if self.stdin.is_some() {
+            Stdio::piped()
+        } else {
+            Stdio::null()
+        });
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         command.process_group(0);
         guard::tie(&mut command, Signal::SIGKILL);
@@ -149,9 +153,20 @@ impl Kept {
 }
 
 /// Starts to keep `launch` running as soon as [`Want::Run`] is wanted.
-pub(crate) fn keep(name: &str, launch: Launch, sink: Sink, grace: Duration, reaper: &Reaper, console: &Console) -> Kept {
+pub(crate) fn keep(
+    name: &str,
+    launch: Launch,
+    sink: Sink,
+    grace: Duration,
+    reaper: &Reaper,
+    console: &Console,
+) -> Kept {
     let (want, wanted) = watch::channel(Want::Stop);
-    let (seen, see) = watch::channel(Seen { life: Life::Stopped, starts: 0, since: Instant::now() });
+    let (seen, see) = watch::channel(Seen {
+        life: Life::Stopped,
+        starts: 0,
+        since: Instant::now(),
+    });
     let keeper = Keeper {
         name: name.to_owned(),
         launch,
@@ -189,7 +204,12 @@ impl Keeper {
             let started = Instant::now();
             let life = match self.start() {
                 Ok(mut running) => {
-                    self.set(Life::Running { pid: running.pid.as_raw() }, 1);
+                    self.set(
+                        Life::Running {
+                            pid: running.pid.as_raw(),
+                        },
+                        1,
+                    );
                     tokio::select! {
                         exit = running.exited() => Life::Ended { exit, looping: false },
                         () = unwanted(&mut self.wanted) => {
@@ -200,11 +220,16 @@ impl Keeper {
                         }
                     }
                 }
-                Err(error) => Life::Unstartable { reason: self.explain(&error) },
+                Err(error) => Life::Unstartable {
+                    reason: self.explain(&error),
+                },
             };
             let wait = self.backoff.after(started.elapsed(), fastrand::f64());
             let life = match life {
-                Life::Ended { exit, .. } => Life::Ended { exit, looping: self.backoff.crash_loop() },
+                Life::Ended { exit, .. } => Life::Ended {
+                    exit,
+                    looping: self.backoff.crash_loop(),
+                },
                 other => other,
             };
             self.report(&life, wait);
@@ -227,7 +252,10 @@ impl Keeper {
             // A process that dies before it reads is reported as ended.
             pipe.write_all(text.as_bytes()).ok();
         }
-        let pipes = [running.stdout.take().map(OwnedFd::from), running.stderr.take().map(OwnedFd::from)];
+        let pipes = [
+            running.stdout.take().map(OwnedFd::from),
+            running.stderr.take().map(OwnedFd::from),
+        ];
         for pipe in pipes.into_iter().flatten() {
             // Its owner is the pipe: the task ends when all writers have ended.
             tokio::spawn(self.sink.clone().capture(pipe));
@@ -245,7 +273,11 @@ impl Keeper {
         // Harmless when the leader is gone; otherwise it takes the group along.
         killpg(running.pid, Signal::SIGKILL).ok();
         running.exited().await;
-        let grace = if *self.wanted.borrow() == Want::Kill { Duration::ZERO } else { Duration::from_secs(1) };
+        let grace = if *self.wanted.borrow() == Want::Kill {
+            Duration::ZERO
+        } else {
+            Duration::from_secs(1)
+        };
         self.end_leftovers(grace).await;
     }
 
@@ -265,7 +297,11 @@ impl Keeper {
     }
 
     fn explain(&self, error: &io::Error) -> String {
-        format!("cannot start `{}` in {}: {error}", self.launch.program.to_string_lossy(), self.launch.dir.display())
+        format!(
+            "cannot start `{}` in {}: {error}",
+            self.launch.program.to_string_lossy(),
+            self.launch.dir.display()
+        )
     }
 
     fn report(&self, life: &Life, wait: Duration) {
@@ -275,7 +311,8 @@ impl Keeper {
             Life::Stopped | Life::Running { .. } => return,
         };
         let wait = wait.as_secs_f64();
-        self.console.note(&format!("{} {what}; next start in {wait:.1} s", self.name));
+        self.console
+            .note(&format!("{} {what}; next start in {wait:.1} s", self.name));
     }
 }
 

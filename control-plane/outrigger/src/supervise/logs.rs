@@ -43,12 +43,26 @@ impl Sink {
         let file = LogFile::create(path)
             .inspect_err(|error| report.note(&format!("no log file for {name}: {}: {error}", path.display())))
             .ok();
-        Self { inner: Arc::new(Mutex::new(Inner { file, last: VecDeque::new() })), console, name: name.into() }
+        Self {
+            inner: Arc::new(Mutex::new(Inner {
+                file,
+                last: VecDeque::new(),
+            })),
+            console,
+            name: name.into(),
+        }
     }
 
     /// A sink that keeps only the last lines.
     pub(crate) fn memory(name: &str) -> Self {
-        Self { inner: Arc::new(Mutex::new(Inner { file: None, last: VecDeque::new() })), console: None, name: name.into() }
+        Self {
+            inner: Arc::new(Mutex::new(Inner {
+                file: None,
+                last: VecDeque::new(),
+            })),
+            console: None,
+            name: name.into(),
+        }
     }
 
     /// Takes one line.
@@ -126,7 +140,11 @@ impl LogFile {
         if path.exists() {
             fs::rename(path, older(path))?;
         }
-        Ok(Self { path: path.to_path_buf(), file: File::create(path)?, size: 0 })
+        Ok(Self {
+            path: path.to_path_buf(),
+            file: File::create(path)?,
+            size: 0,
+        })
     }
 
     fn write(&mut self, line: &str) -> io::Result<()> {
@@ -155,7 +173,10 @@ pub(crate) struct Entry {
 impl Entry {
     fn parse(line: &str) -> Self {
         let (time, text) = line.split_once(' ').unwrap_or((line, ""));
-        Self { time: time.to_owned(), text: text.to_owned() }
+        Self {
+            time: time.to_owned(),
+            text: text.to_owned(),
+        }
     }
 }
 
@@ -171,7 +192,11 @@ impl Follower {
     /// A follower from the start of the file.
     pub(crate) fn new(path: PathBuf) -> Self {
         let reader = File::open(&path).ok().map(BufReader::new);
-        Self { path, reader, partial: Vec::new() }
+        Self {
+            path,
+            reader,
+            partial: Vec::new(),
+        }
     }
 
     /// What has been added since the last call.
@@ -194,14 +219,18 @@ impl Follower {
             if read == 0 || self.partial.last() != Some(&b'\n') {
                 return;
             }
-            entries.push(Entry::parse(String::from_utf8_lossy(&self.partial).trim_end_matches('\n')));
+            entries.push(Entry::parse(
+                String::from_utf8_lossy(&self.partial).trim_end_matches('\n'),
+            ));
             self.partial.clear();
         }
     }
 
     fn replaced(&self) -> bool {
         use std::os::unix::fs::MetadataExt;
-        let Ok(now) = fs::metadata(&self.path) else { return false };
+        let Ok(now) = fs::metadata(&self.path) else {
+            return false;
+        };
         let open = self.reader.as_ref().and_then(|reader| reader.get_ref().metadata().ok());
         open.is_none_or(|open| open.ino() != now.ino())
     }
@@ -247,8 +276,11 @@ mod tests {
         let feeder = std::thread::spawn(move || writer.write_all(&vec![b'a'; 3 * LONGEST_LINE + 5]));
         sink.clone().capture(reader.into()).await.expect("captured");
         feeder.join().expect("joined").expect("written");
-        let lengths: Vec<usize> =
-            Follower::new(folder.path().join("x.log")).read().iter().map(|entry| entry.text.len()).collect();
+        let lengths: Vec<usize> = Follower::new(folder.path().join("x.log"))
+            .read()
+            .iter()
+            .map(|entry| entry.text.len())
+            .collect();
         assert_eq!(lengths, [LONGEST_LINE, LONGEST_LINE, LONGEST_LINE, 5]);
     }
 

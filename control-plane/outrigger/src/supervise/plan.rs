@@ -33,22 +33,36 @@ pub(crate) const CONTROL_PLANE_PORT: u16 = 7070;
 pub(crate) fn steps(mesh: &Mesh, root: &Path) -> Vec<Step> {
     let step = |service: &ServiceDoc| {
         let command = service.build.clone()?;
-        Some(Step { command, dir: dir(service, root) })
+        Some(Step {
+            command,
+            dir: dir(service, root),
+        })
     };
     mesh.services.iter().filter_map(step).collect()
 }
 
 /// Plans the control plane and all instances of `mesh`.
 pub(crate) fn plan(mesh: &Mesh, site: &Site, control_plane_port: Option<u16>) -> anyhow::Result<Plan> {
-    let program = std::env::current_exe().context("cannot find the own program")?.into_os_string();
-    let mut planner = Planner { mesh, site, ports: Ports::default(), problems: Vec::new(), program };
+    let program = std::env::current_exe()
+        .context("cannot find the own program")?
+        .into_os_string();
+    let mut planner = Planner {
+        mesh,
+        site,
+        ports: Ports::default(),
+        problems: Vec::new(),
+        program,
+    };
     // What is fixed comes first, or a free choice could take it.
     let fixed = planner.reserve();
     let control_plane = planner.control_plane_port(control_plane_port)?;
     let mut instances = Vec::new();
     for service in &mesh.services {
         if service.run.is_none() {
-            site.console.note(&format!("{} has no `run`: start it with `outrigger run`", service.name.service()));
+            site.console.note(&format!(
+                "{} has no `run`: start it with `outrigger run`",
+                service.name.service()
+            ));
             continue;
         }
         for number in 1..=service.replicas {
@@ -60,7 +74,13 @@ pub(crate) fn plan(mesh: &Mesh, site: &Site, control_plane_port: Option<u16>) ->
     }
     let control = planner.control_plane(control_plane);
     let hint = mesh.hint.clone().or_else(|| hint(mesh));
-    Ok(Plan { mesh: mesh.name.clone(), hint, control: Some(control), control_plane, instances })
+    Ok(Plan {
+        mesh: mesh.name.clone(),
+        hint,
+        control: Some(control),
+        control_plane,
+        instances,
+    })
 }
 
 struct Planner<'a> {
@@ -75,7 +95,11 @@ impl Planner<'_> {
     fn reserve(&mut self) -> Vec<u16> {
         let mut fixed = Vec::new();
         for service in &self.mesh.services {
-            let asked = service.ports.iter().flat_map(|port| [port.port, port.app_port]).flatten();
+            let asked = service
+                .ports
+                .iter()
+                .flat_map(|port| [port.port, port.app_port])
+                .flatten();
             for port in asked {
                 match self.ports.fixed(port) {
                     Ok(port) => fixed.push(port),
@@ -132,7 +156,13 @@ impl Planner<'_> {
         let ports = self.inbound(service, number, fixed)?;
         let calls = self.outbound(service)?;
         let (admin, proxy) = (loopback(self.ports.free()?), loopback(self.ports.free()?));
-        let wiring = Wiring { ports: &ports, calls: &calls, proxy, service: &service.name, instance: &name };
+        let wiring = Wiring {
+            ports: &ports,
+            calls: &calls,
+            proxy,
+            service: &service.name,
+            instance: &name,
+        };
         let mut env = wiring.environment();
         for (key, value) in &service.env {
             match resolve(key, value) {
@@ -140,11 +170,15 @@ impl Planner<'_> {
                 Err(problem) => self.problems.push(format!("{}: {problem}", service.name.service())),
             }
         }
-        let mut app = Launch::shell(service.run.as_deref().unwrap_or_default(), dir(service, &self.site.layout.root));
+        let mut app = Launch::shell(
+            service.run.as_deref().unwrap_or_default(),
+            dir(service, &self.site.layout.root),
+        );
         app.env = env;
         app.marks = self.marks(&name);
         if !app.dir.is_dir() {
-            self.problems.push(format!("{}: no folder {}", service.name.service(), app.dir.display()));
+            self.problems
+                .push(format!("{}: no folder {}", service.name.service(), app.dir.display()));
         }
 
         let bootstrap = self.site.layout.run.join(format!("{name}.sidecar.json"));
@@ -169,7 +203,13 @@ impl Planner<'_> {
 
     fn sidecar(&self, instance: &str, bootstrap: &Path) -> Launch {
         let name = sidecar_name(instance);
-        sidecar(self.program.clone(), bootstrap, self.site.layout.root.clone(), &name, self.marks(&name))
+        sidecar(
+            self.program.clone(),
+            bootstrap,
+            self.site.layout.root.clone(),
+            &name,
+            self.marks(&name),
+        )
     }
 
     fn inbound(&mut self, service: &ServiceDoc, number: u32, fixed: &[u16]) -> anyhow::Result<Vec<UpPort>> {
@@ -185,7 +225,12 @@ impl Planner<'_> {
                 let problem = "several replicas cannot share one `app_port`";
                 self.problems.push(format!("{}: {problem}", service.name.service()));
             }
-            ports.push(UpPort { name: port.name.clone(), protocol: port.protocol.as_str().to_owned(), listen, app });
+            ports.push(UpPort {
+                name: port.name.clone(),
+                protocol: port.protocol.as_str().to_owned(),
+                listen,
+                app,
+            });
         }
         Ok(ports)
     }
@@ -201,7 +246,10 @@ impl Planner<'_> {
             if listeners.is_empty() {
                 listeners.push((None, loopback(self.ports.free()?)));
             }
-            calls.push(Call { service: callee.clone(), listeners });
+            calls.push(Call {
+                service: callee.clone(),
+                listeners,
+            });
         }
         Ok(calls)
     }
@@ -213,17 +261,14 @@ impl Planner<'_> {
 
 /// What our own programs are given: their mark, and no colours, as their lines go to files.
 fn mesh_env(name: &str) -> Vec<(String, String)> {
-    vec![(INSTANCE.to_owned(), name.to_owned()), ("NO_COLOR".to_owned(), "1".to_owned())]
+    vec![
+        (INSTANCE.to_owned(), name.to_owned()),
+        ("NO_COLOR".to_owned(), "1".to_owned()),
+    ]
 }
 
 /// The command of a sidecar.
-pub(crate) fn sidecar(
-    program: OsString,
-    bootstrap: &Path,
-    dir: PathBuf,
-    name: &str,
-    marks: Vec<String>,
-) -> Launch {
+pub(crate) fn sidecar(program: OsString, bootstrap: &Path, dir: PathBuf, name: &str, marks: Vec<String>) -> Launch {
     Launch {
         program,
         args: vec!["sidecar".into(), "--config".into(), bootstrap.into()],
@@ -301,17 +346,15 @@ impl Wiring<'_> {
         let inbound: Vec<_> = self
             .ports
             .iter()
-            .map(|port| {
-                json!({"name": port.name, "protocol": port.protocol, "listen": port.listen, "app": port.app})
-            })
+            .map(|port| json!({"name": port.name, "protocol": port.protocol, "listen": port.listen, "app": port.app}))
             .collect();
         let outbound: Vec<_> = self
             .calls
             .iter()
             .flat_map(|call| {
-                call.listeners.iter().map(|(port, listen)| {
-                    json!({"service": call.service.as_str(), "port": port, "listen": listen})
-                })
+                call.listeners
+                    .iter()
+                    .map(|(port, listen)| json!({"service": call.service.as_str(), "port": port, "listen": listen}))
             })
             .collect();
         json!({
@@ -330,7 +373,8 @@ impl Wiring<'_> {
 
 /// A service's or port's name as a part of a variable's name.
 fn variable(name: &str) -> String {
-    name.to_uppercase().replace(|letter: char| !letter.is_ascii_alphanumeric(), "_")
+    name.to_uppercase()
+        .replace(|letter: char| !letter.is_ascii_alphanumeric(), "_")
 }
 
 fn resolve(key: &str, value: &EnvValue) -> Result<String, String> {
@@ -339,19 +383,30 @@ fn resolve(key: &str, value: &EnvValue) -> Result<String, String> {
         EnvValue::FromEnv(name) => std::env::var(name)
             .map_err(|error| format!("env {key}: the variable {name} of your environment is missing ({error})")),
         EnvValue::FromFile(path) => fs::read_to_string(path)
-            .map(|text| text.strip_suffix('\n').map(|text| text.trim_end_matches('\r')).unwrap_or(&text).to_owned())
+            .map(|text| {
+                text.strip_suffix('\n')
+                    .map(|text| text.trim_end_matches('\r'))
+                    .unwrap_or(&text)
+                    .to_owned()
+            })
             .map_err(|error| format!("env {key}: cannot read {}: {error}", path.display())),
     }
 }
 
 fn dir(service: &ServiceDoc, root: &Path) -> PathBuf {
-    service.dir.as_ref().map_or_else(|| root.to_path_buf(), |dir| root.join(dir))
+    service
+        .dir
+        .as_ref()
+        .map_or_else(|| root.to_path_buf(), |dir| root.join(dir))
 }
 
 fn hint(mesh: &Mesh) -> Option<String> {
     mesh.services.iter().find_map(|service| {
         let first = service.ports.first()?;
         let speaks_http = matches!(first.protocol, Protocol::Http | Protocol::Auto);
-        first.port.filter(|_| speaks_http).map(|port| format!("curl -i http://127.0.0.1:{port}/"))
+        first
+            .port
+            .filter(|_| speaks_http)
+            .map(|port| format!("curl -i http://127.0.0.1:{port}/"))
     })
 }

@@ -33,7 +33,10 @@ impl Ports {
                 return Ok(port);
             }
         }
-        Err(io::Error::new(io::ErrorKind::AddrInUse, format!("no free port between {LOWEST} and {HIGHEST}")))
+        Err(io::Error::new(
+            io::ErrorKind::AddrInUse,
+            format!("no free port between {LOWEST} and {HIGHEST}"),
+        ))
     }
 
     /// Reserves exactly `port`; the error says who has it.
@@ -47,9 +50,9 @@ impl Ports {
                 Some(holder) => format!("port {port} is in use by {holder}"),
                 None => format!("port {port} is in use (by a process of another user)"),
             }),
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-                Err(format!("port {port} needs more rights than this user has; use one from 1024 on"))
-            }
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Err(format!(
+                "port {port} needs more rights than this user has; use one from 1024 on"
+            )),
             Err(error) => Err(format!("port {port} cannot be used: {error}")),
         }
     }
@@ -61,10 +64,13 @@ pub(crate) fn holder(port: u16) -> Option<String> {
     if sockets.is_empty() {
         return None;
     }
-    tree::all().into_iter().find(|pid| has_socket(*pid, &sockets)).map(|pid| {
-        let command = tree::command_line(Pid::from_raw(pid)).unwrap_or_default();
-        format!("process {pid} ({})", command.chars().take(120).collect::<String>())
-    })
+    tree::all()
+        .into_iter()
+        .find(|pid| has_socket(*pid, &sockets))
+        .map(|pid| {
+            let command = tree::command_line(Pid::from_raw(pid)).unwrap_or_default();
+            format!("process {pid} ({})", command.chars().take(120).collect::<String>())
+        })
 }
 
 /// The inodes of the sockets that listen on `port`.
@@ -72,7 +78,13 @@ fn listening(port: u16) -> HashSet<String> {
     ["/proc/net/tcp", "/proc/net/tcp6"]
         .iter()
         .filter_map(|path| fs::read_to_string(path).ok())
-        .flat_map(|table| table.lines().skip(1).filter_map(|line| listener(line, port)).collect::<Vec<_>>())
+        .flat_map(|table| {
+            table
+                .lines()
+                .skip(1)
+                .filter_map(|line| listener(line, port))
+                .collect::<Vec<_>>()
+        })
         .collect()
 }
 
@@ -86,7 +98,9 @@ fn listener(line: &str, port: u16) -> Option<String> {
 }
 
 fn has_socket(pid: i32, sockets: &HashSet<String>) -> bool {
-    let Ok(entries) = fs::read_dir(Path::new("/proc").join(pid.to_string()).join("fd")) else { return false };
+    let Ok(entries) = fs::read_dir(Path::new("/proc").join(pid.to_string()).join("fd")) else {
+        return false;
+    };
     entries
         .flatten()
         .filter_map(|entry| fs::read_link(entry.path()).ok())
@@ -107,7 +121,10 @@ mod tests {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("bind");
         let port = listener.local_addr().expect("address").port();
         let error = Ports::default().fixed(port).expect_err("in use");
-        assert!(error.contains(&format!("port {port} is in use by process {}", std::process::id())), "{error}");
+        assert!(
+            error.contains(&format!("port {port} is in use by process {}", std::process::id())),
+            "{error}"
+        );
     }
 
     #[test]

@@ -87,7 +87,9 @@ impl Reaper {
     /// Starts listening for ended children.
     pub(crate) fn start() -> io::Result<Self> {
         let mut ended = signal(SignalKind::child())?;
-        let reaper = Self { owners: Owners::default() };
+        let reaper = Self {
+            owners: Owners::default(),
+        };
         let owners = Arc::clone(&reaper.owners);
         tokio::spawn(async move {
             while ended.recv().await.is_some() {
@@ -104,7 +106,13 @@ impl Reaper {
         let pid = Pid::from_raw(i32::try_from(child.id()).map_err(io::Error::other)?);
         let (tell, exit) = watch::channel(None);
         owners.insert(pid, tell);
-        Ok(Running { pid, stdin: child.stdin.take(), stdout: child.stdout.take(), stderr: child.stderr.take(), exit })
+        Ok(Running {
+            pid,
+            stdin: child.stdin.take(),
+            stdout: child.stdout.take(),
+            stderr: child.stderr.take(),
+            exit,
+        })
     }
 
     /// Reaps what has ended by now, without waiting for the signal.

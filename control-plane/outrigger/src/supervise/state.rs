@@ -42,13 +42,23 @@ impl Layout {
             None | Some("mesh") => root.join(".outrigger"),
             Some(other) => root.join(".outrigger").join(other),
         };
-        Ok(Self { run: home.join("run"), state: home.join("state"), root, mesh })
+        Ok(Self {
+            run: home.join("run"),
+            state: home.join("state"),
+            root,
+            mesh,
+        })
     }
 
     /// Creates the folders; only this user may look into `run/`.
     pub(crate) fn create(&self) -> io::Result<()> {
         use std::os::unix::fs::PermissionsExt;
-        for folder in [&self.run, &self.logs(), &self.state.join("sidecars"), &self.state.join("control-plane")] {
+        for folder in [
+            &self.run,
+            &self.logs(),
+            &self.state.join("sidecars"),
+            &self.state.join("control-plane"),
+        ] {
             fs::create_dir_all(folder)
                 .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", folder.display())))?;
         }

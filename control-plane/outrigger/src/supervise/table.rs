@@ -14,15 +14,21 @@ use super::workload::Row;
 pub(crate) fn summary(rows: &[Row]) -> Table {
     let mut table = plain(&["SERVICE", "LANGUAGE", "HEALTH", "ADDRESS"]);
     for row in rows {
-        table.add_row([Cell::new(name(row, rows)), Cell::new(&row.language), health(row), Cell::new(&row.address)]);
+        table.add_row([
+            Cell::new(name(row, rows)),
+            Cell::new(&row.language),
+            health(row),
+            Cell::new(&row.address),
+        ]);
     }
     table
 }
 
 /// What `ps` shows.
 pub(crate) fn processes(rows: &[Row]) -> Table {
-    let mut table =
-        plain(&["INSTANCE", "LANGUAGE", "STATE", "HEALTH", "AGE", "RESTARTS", "APP", "SIDECAR", "ADDRESS"]);
+    let mut table = plain(&[
+        "INSTANCE", "LANGUAGE", "STATE", "HEALTH", "AGE", "RESTARTS", "APP", "SIDECAR", "ADDRESS",
+    ]);
     let pid = |pid: Option<i32>| pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string());
     for row in rows {
         table.add_row([
@@ -42,7 +48,10 @@ pub(crate) fn processes(rows: &[Row]) -> Table {
 
 fn plain(header: &[&str]) -> Table {
     let mut table = Table::new();
-    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled).set_header(header);
+    table
+        .load_style(presets::NOTHING)
+        .set_content_arrangement(ContentArrangement::Disabled)
+        .set_header(header);
     // Colours are decided once for the whole program, by `anstream`, not by the table.
     if anstream::AutoStream::choice(&std::io::stdout()) == anstream::ColorChoice::Never {
         table.force_no_tty();
@@ -97,7 +106,10 @@ impl Progress {
             bar.enable_steady_tick(Duration::from_millis(120));
             bar
         });
-        Self { bar, last: Mutex::default() }
+        Self {
+            bar,
+            last: Mutex::default(),
+        }
     }
 
     /// Shows the state of the moment.
@@ -113,7 +125,11 @@ impl Progress {
         let waiting = waiting.join(", ");
         if let Some(bar) = &self.bar {
             bar.set_position(healthy as u64);
-            bar.set_message(if waiting.is_empty() { String::new() } else { format!("· waiting for {waiting}") });
+            bar.set_message(if waiting.is_empty() {
+                String::new()
+            } else {
+                format!("· waiting for {waiting}")
+            });
         }
         *self.last.lock() = waiting;
     }

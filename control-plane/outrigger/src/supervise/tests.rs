@@ -42,9 +42,14 @@ time.sleep(600)
 /// Does nothing among the other tests; started again by them it is the front or the supervisor.
 #[test]
 fn plays_its_role() {
-    let (Ok(role), Ok(folder)) = (std::env::var(ROLE), std::env::var(FOLDER)) else { return };
+    let (Ok(role), Ok(folder)) = (std::env::var(ROLE), std::env::var(FOLDER)) else {
+        return;
+    };
     let layout = Layout::of(Path::new(&folder)).expect("layout");
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("runtime");
     let code = runtime.block_on(async {
         if role == "front" {
             let mut command = Command::new(std::env::current_exe().expect("own path"));
@@ -66,7 +71,13 @@ fn plays_its_role() {
                     ports: Vec::new(),
                 };
                 let (mesh, control_plane) = ("test".to_owned(), ports::loopback(1));
-                Ok(Plan { mesh, hint: None, control: None, control_plane, instances: vec![instance] })
+                Ok(Plan {
+                    mesh,
+                    hint: None,
+                    control: None,
+                    control_plane,
+                    instances: vec![instance],
+                })
             })
             .await
         }
@@ -102,7 +113,9 @@ impl World {
     fn up(&self) -> Up {
         let layout = self.layout();
         eventually("the app runs", || {
-            layout.up().filter(|up| up.services.first().is_some_and(|service| service.app_pid.is_some()))
+            layout
+                .up()
+                .filter(|up| up.services.first().is_some_and(|service| service.app_pid.is_some()))
         })
     }
 
@@ -110,7 +123,10 @@ impl World {
     fn family(&self, before: &[Pid]) -> Vec<Pid> {
         eventually("the family is complete", || {
             let text = fs::read_to_string(self.folder.path().join("family")).ok()?;
-            let family: Vec<Pid> = text.split(' ').map(|pid| Pid::from_raw(pid.parse().expect("a pid"))).collect();
+            let family: Vec<Pid> = text
+                .split(' ')
+                .map(|pid| Pid::from_raw(pid.parse().expect("a pid")))
+                .collect();
             (before != family).then_some(family)
         })
     }
@@ -199,7 +215,10 @@ fn a_killed_app_is_started_again_without_its_old_children() {
     assert_ne!(before[0], after[0]);
     // The one without environment cannot be told whose it is; it goes at the end.
     eventually("the old children are gone", || {
-        before[..3].iter().all(|pid| tree::started(*pid).is_none()).then_some(())
+        before[..3]
+            .iter()
+            .all(|pid| tree::started(*pid).is_none())
+            .then_some(())
     });
     assert!(after.iter().all(|pid| tree::started(*pid).is_some()));
 }
@@ -211,7 +230,9 @@ fn an_app_that_ignores_sigterm_is_killed_after_its_grace() {
     let mut world = World::start(stubborn);
     let up = world.up();
     let family = eventually("the app is ready", || {
-        fs::read_to_string(world.folder.path().join("family")).ok().filter(|text| !text.is_empty())
+        fs::read_to_string(world.folder.path().join("family"))
+            .ok()
+            .filter(|text| !text.is_empty())
     });
     let family = [Pid::from_raw(family.parse().expect("a pid"))];
     kill(Pid::from_raw(up.pid), Signal::SIGTERM).expect("sent");
@@ -226,7 +247,12 @@ fn a_second_up_in_the_same_folder_names_the_first() {
     let up = world.up();
     let mut second = start_front(world.folder.path());
     let mut said = String::new();
-    second.stderr.take().expect("piped").read_to_string(&mut said).expect("read");
+    second
+        .stderr
+        .take()
+        .expect("piped")
+        .read_to_string(&mut said)
+        .expect("read");
     assert_eq!(second.wait().expect("waited").code(), Some(9));
     assert!(said.contains(&format!("already running (pid {})", up.pid)), "{said}");
 }
@@ -238,7 +264,10 @@ fn a_stale_description_is_cleaned_and_does_not_hinder() {
     let layout = Layout::of(folder.path()).expect("layout");
     layout.create().expect("created");
     fs::write(layout.run.join("stale"), "").expect("written");
-    let world = World { front: start_front(folder.path()), folder };
+    let world = World {
+        front: start_front(folder.path()),
+        folder,
+    };
     world.up();
     assert!(!layout.run.join("stale").exists());
 }

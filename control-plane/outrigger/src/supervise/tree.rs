@@ -41,12 +41,18 @@ pub(crate) fn descendants(root: Pid) -> Vec<Pid> {
 /// The processes whose environment holds all of `marks` (`NAME=value`), without ourselves.
 pub(crate) fn marked(marks: &[String]) -> Vec<Pid> {
     let own = unistd::getpid();
-    all().into_iter().map(Pid::from_raw).filter(|pid| *pid != own && carries(*pid, marks)).collect()
+    all()
+        .into_iter()
+        .map(Pid::from_raw)
+        .filter(|pid| *pid != own && carries(*pid, marks))
+        .collect()
 }
 
 fn carries(pid: Pid, marks: &[String]) -> bool {
     // Not readable: another user's process, so not one of ours. Empty: a zombie.
-    let Ok(environment) = fs::read(format!("/proc/{pid}/environ")) else { return false };
+    let Ok(environment) = fs::read(format!("/proc/{pid}/environ")) else {
+        return false;
+    };
     let variables: HashSet<&[u8]> = environment.split(|byte| *byte == 0).collect();
     marks.iter().all(|mark| variables.contains(mark.as_bytes()))
 }
@@ -84,24 +90,36 @@ pub(crate) async fn end(reaper: &Reaper, grace: Duration, find: impl Fn() -> Vec
 
 /// When the process started, in clock ticks since boot: tells a process from a later one with the same id.
 pub(crate) fn started(pid: Pid) -> Option<u64> {
-    Stat::of(pid.as_raw()).filter(|stat| stat.state != 'Z' && stat.state != 'X').map(|stat| stat.started)
+    Stat::of(pid.as_raw())
+        .filter(|stat| stat.state != 'Z' && stat.state != 'X')
+        .map(|stat| stat.started)
 }
 
 /// The command line of a process as one would type it, for messages.
 pub(crate) fn command_line(pid: Pid) -> Option<String> {
     let raw = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
-    let words: Vec<_> =
-        raw.split(|byte| *byte == 0).filter(|word| !word.is_empty()).map(String::from_utf8_lossy).collect();
+    let words: Vec<_> = raw
+        .split(|byte| *byte == 0)
+        .filter(|word| !word.is_empty())
+        .map(String::from_utf8_lossy)
+        .collect();
     if words.is_empty() {
-        return fs::read_to_string(format!("/proc/{pid}/comm")).ok().map(|name| name.trim().to_owned());
+        return fs::read_to_string(format!("/proc/{pid}/comm"))
+            .ok()
+            .map(|name| name.trim().to_owned());
     }
     Some(words.join(" "))
 }
 
 /// The ids of all processes.
 pub(crate) fn all() -> Vec<i32> {
-    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
-    entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+    let Ok(entries) = fs::read_dir("/proc") else {
+        return Vec::new();
+    };
+    entries
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .collect()
 }
 
 /// What we need of `/proc/PID/stat`.

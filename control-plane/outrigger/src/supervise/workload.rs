@@ -110,7 +110,12 @@ impl Workload {
             }
             _ => None,
         };
-        Self { instance, app, sidecar, announcer }
+        Self {
+            instance,
+            app,
+            sidecar,
+            announcer,
+        }
     }
 
     /// Starts the sidecar, then the app.
@@ -178,8 +183,14 @@ impl Workload {
             restarts: seen.starts.saturating_sub(1),
             age_seconds: seen.since.elapsed().as_secs(),
             app_pid: seen.life.pid(),
-            sidecar_pid: self.sidecar.as_ref().and_then(|sidecar| sidecar.seen.borrow().life.pid()),
-            sidecar_restarts: self.sidecar.as_ref().map_or(0, |one| one.seen.borrow().starts.saturating_sub(1)),
+            sidecar_pid: self
+                .sidecar
+                .as_ref()
+                .and_then(|sidecar| sidecar.seen.borrow().life.pid()),
+            sidecar_restarts: self
+                .sidecar
+                .as_ref()
+                .map_or(0, |one| one.seen.borrow().starts.saturating_sub(1)),
             address: address(&self.instance.ports),
         }
     }
@@ -190,7 +201,10 @@ impl Workload {
             service: self.instance.service.clone(),
             instance: self.instance.name.clone(),
             app_pid: self.app.seen.borrow().life.pid(),
-            sidecar_pid: self.sidecar.as_ref().and_then(|sidecar| sidecar.seen.borrow().life.pid()),
+            sidecar_pid: self
+                .sidecar
+                .as_ref()
+                .and_then(|sidecar| sidecar.seen.borrow().life.pid()),
             admin: self.instance.sidecar.as_ref().map(|(_, admin)| *admin),
             ports: self.instance.ports.clone(),
             log: layout.log(&self.instance.name),

@@ -46,6 +46,7 @@ async fn watch_app(shared: &Shared) {
         changes.mark_unchanged();
         let proxy = shared.directory.proxy();
         let life = shared.app.now().life;
+        let asked = Instant::now();
         if life != Life::Exited {
             let hinted = shared.app.take_hint();
             let result = probe::app(&shared.bootstrap, &proxy.health).await;
@@ -63,9 +64,11 @@ async fn watch_app(shared: &Shared) {
                 }
             }
         }
+        // A probe that is itself slow, such as a command, takes half of the time at most.
+        let quick = QUICK.max(asked.elapsed());
         let pause = match life {
-            Life::Starting if began.elapsed() < START && !tracker.is_well() => QUICK,
-            _ if shared.app.hinted() => QUICK,
+            Life::Starting if began.elapsed() < START && !tracker.is_well() => quick,
+            _ if shared.app.hinted() => quick,
             _ => proxy.health.interval,
         };
         drop(proxy);

@@ -146,7 +146,7 @@ async fn the_supervisor_reports_the_apps_life() {
     for bad in ["", "{}", r#"{"state":"bored"}"#, r#"{"state":"started","pdi":8}"#, "[]"] {
         assert_eq!(report(bad).await, 400, "{bad}");
     }
-    assert_eq!(report(&"x".repeat(20_000)).await, 413);
+    assert_eq!(report(&"x".repeat(17_000)).await, 413);
 }
 
 #[tokio::test]

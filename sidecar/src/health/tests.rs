@@ -244,16 +244,21 @@ async fn an_app_that_comes_up_is_seen_at_once() {
     let address = listener.local_addr().expect("an address");
     drop(listener);
     let shared = shared(address, "http");
+    set(
+        &shared,
+        Health {
+            interval: Duration::from_secs(3600),
+            ..Health::default()
+        },
+    );
     tokio::spawn(super::run(shared.clone()));
     wait(&shared, |s| {
         s.life == Life::Starting && s.reason.contains("nothing listens")
     })
     .await;
-    // The interval is 2 s; while the app starts nobody waits so long.
-    let began = tokio::time::Instant::now();
+    // Nobody waits for the interval while the app starts.
     let _app = TcpListener::bind(address).await.expect("the same port");
     wait(&shared, AppState::ok).await;
-    assert!(began.elapsed() < Duration::from_millis(1500), "{:?}", began.elapsed());
 }
 
 #[tokio::test]

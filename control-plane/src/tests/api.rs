@@ -97,7 +97,7 @@ async fn a_posted_configuration_is_taken_whole_or_refused_whole() {
         .map(|e| e["event"].as_str())
         .collect();
     assert_eq!(kinds, [Some("config_applied"), Some("config_refused")]);
-    world.crash().await;
+    world.stop().await;
 }
 
 #[tokio::test]
@@ -123,11 +123,11 @@ async fn a_changed_file_is_applied_and_an_invalid_one_leaves_the_last_good() {
     })
     .await;
     assert_eq!(get(&world, "/v1/services").await[0]["name"], "default/blog");
-    world.crash().await;
+    world.stop().await;
 }
 
 #[tokio::test]
-async fn the_last_good_configuration_outlives_a_crash_even_when_the_file_went_bad() {
+async fn the_last_good_configuration_outlives_a_restart_even_when_the_file_went_bad() {
     let scratch = tempfile::tempdir().expect("scratch");
     let file = scratch.path().join("mesh.yaml");
     std::fs::write(&file, GOOD).expect("writes");
@@ -136,12 +136,12 @@ async fn the_last_good_configuration_outlives_a_crash_even_when_the_file_went_ba
         ..with_file(&file)
     };
     let world = World::start(options.clone()).await;
-    world.crash().await;
+    world.stop().await;
     std::fs::write(&file, BAD).expect("writes");
     let world = World::start(options).await;
     assert_eq!(get(&world, "/v1/config").await["status"], "refused");
     assert_eq!(get(&world, "/v1/services").await.as_array().map(Vec::len), Some(2));
-    world.crash().await;
+    world.stop().await;
 }
 
 #[tokio::test]
@@ -190,7 +190,7 @@ async fn sidecars_endpoints_and_the_alarm_are_shown() {
         get(&world, "/v1/sidecars").await[0]["connected"] == false
     })
     .await;
-    world.crash().await;
+    world.stop().await;
 }
 
 #[tokio::test]
@@ -210,7 +210,7 @@ async fn a_sidecar_is_asked_to_drain() {
     assert_eq!(status, 202);
     let (status, _) = ask(&world, "POST", "/v1/sidecars/default/user/u9/drain", "", "").await;
     assert_eq!(status, 404);
-    world.crash().await;
+    world.stop().await;
 }
 
 #[tokio::test]
@@ -225,7 +225,7 @@ async fn the_document_names_every_route_and_browsers_are_kept_out() {
     assert_eq!(status, 403);
     let (status, _) = ask(&world, "GET", "/v1/config", "Host: localhost:7070\r\n", "").await;
     assert_eq!(status, 200);
-    world.crash().await;
+    world.stop().await;
 }
 
 #[tokio::test]
@@ -249,7 +249,7 @@ async fn a_state_directory_that_cannot_be_used_is_said_and_the_rest_works() {
         "{health}"
     );
     assert_eq!(get(&world, "/v1/endpoints").await.as_array().map(Vec::len), Some(1));
-    world.crash().await;
+    world.stop().await;
 }
 
 #[tokio::test]

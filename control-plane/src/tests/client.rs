@@ -30,7 +30,7 @@ pub(super) const ENDPOINT: &str = "type.googleapis.com/outrigger.mesh.v1.Endpoin
 /// A control plane that runs.
 pub(super) struct World {
     pub(super) address: SocketAddr,
-    stop: Option<oneshot::Sender<()>>,
+    stopper: oneshot::Sender<()>,
     task: JoinHandle<Result<(), crate::server::Error>>,
 }
 
@@ -38,18 +38,17 @@ impl World {
     pub(super) async fn start(options: Options) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("bound");
-        let (stop, stopped) = oneshot::channel();
+        let (stopper, stopped) = oneshot::channel();
         let task = tokio::spawn(serve(listener, options, async {
             let _gone = stopped.await.is_err();
         }));
-        let stop = Some(stop);
-        Self { address, stop, task }
+        Self { address, stopper, task }
     }
 
-    /// Ends it as a crash does for its clients: streams break, nothing is said before.
-    pub(super) async fn crash(mut self) {
-        self.stop.take().expect("running").send(()).expect("running");
-        let ended = timeout(DEADLINE, &mut self.task).await.expect("ends");
+    /// Ends it: streams end, nothing is said before, and its sidecars are still there.
+    pub(super) async fn stop(self) {
+        self.stopper.send(()).expect("running");
+        let ended = timeout(DEADLINE, self.task).await.expect("ends");
         ended.expect("no panic").expect("no error");
     }
 

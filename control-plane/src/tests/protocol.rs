@@ -53,7 +53,7 @@ async fn a_registration_reaches_those_who_subscribed() {
     let mut late = Ads::open(&world, "default/gateway/g1", &["default/user/*"], &NOTHING).await;
     late.until(&[3002]).await;
     assert_eq!(late.log.len(), 1, "the first answer is the whole collection");
-    world.crash().await;
+    world.stop().await;
 }
 
 #[tokio::test]
@@ -67,7 +67,7 @@ async fn a_slow_reader_gets_the_newest_state_and_not_every_state() {
     }
     caller.until(&[3499]).await;
     assert!(caller.log.len() <= 3, "{} responses", caller.log.len());
-    world.crash().await;
+    world.stop().await;
 }
 
 #[tokio::test]
@@ -80,11 +80,11 @@ async fn a_change_reaches_only_those_who_use_the_service() {
     let mut auth = Session::open(&world, "auth", "a1", 1).await;
     auth.register(3002).await;
     assert_eq!(other.step().await, (vec!["default/auth/a1".into()], vec![]));
-    world.crash().await;
+    world.stop().await;
 }
 
 #[tokio::test]
-async fn after_a_crash_stored_endpoints_are_served_and_a_client_resumes_without_a_word() {
+async fn after_a_restart_stored_endpoints_are_served_and_a_client_resumes() {
     let scratch = tempfile::tempdir().expect("scratch");
     let options = Options {
         state_dir: Some(scratch.path().to_owned()),
@@ -103,7 +103,7 @@ async fn after_a_crash_stored_endpoints_are_served_and_a_client_resumes_without_
     caller.until(&[3001, 3002, 3003]).await;
     let have = caller.endpoints.clone();
     drop(sessions);
-    world.crash().await;
+    world.stop().await;
 
     let world = World::start(options).await;
     let mut fresh = Ads::open(&world, "default/gateway/g1", &["default/user/*"], &NOTHING).await;
@@ -126,7 +126,7 @@ async fn after_a_crash_stored_endpoints_are_served_and_a_client_resumes_without_
     });
     assert_eq!(resumed.step().await, (vec![], vec!["default/user/u3".into()]));
     renewing.abort();
-    world.crash().await;
+    world.stop().await;
 }
 
 #[tokio::test]
@@ -142,7 +142,7 @@ async fn a_control_plane_without_memory_does_not_remove_what_clients_have() {
     let mut caller = Ads::open(&world, "default/post/p1", &["default/user/*"], &NOTHING).await;
     caller.until(&[3001]).await;
     let have = caller.endpoints.clone();
-    world.crash().await;
+    world.stop().await;
 
     let started = tokio::time::Instant::now();
     let world = World::start(options).await;
@@ -152,7 +152,7 @@ async fn a_control_plane_without_memory_does_not_remove_what_clients_have() {
         started.elapsed() >= Duration::from_millis(600),
         "removed before the hold ended"
     );
-    world.crash().await;
+    world.stop().await;
 }
 
 #[tokio::test]
@@ -174,7 +174,7 @@ async fn a_refused_resource_blocks_no_other_and_is_not_sent_again() {
     bad.register(4002).await;
     caller.refuse = None;
     caller.until(&[3001, 4002]).await;
-    world.crash().await;
+    world.stop().await;
 }
 
 #[tokio::test]
@@ -214,5 +214,5 @@ async fn junk_is_answered_and_an_older_boot_changes_nothing() {
         panic!("{refused:?}")
     };
     assert!(refused.reason.contains("endpoint.address"), "{refused:?}");
-    world.crash().await;
+    world.stop().await;
 }

@@ -1,6 +1,6 @@
 //! What the mesh says: static resources, the last good snapshot, then the control-plane stream.
 //!
-//! [`state`] decides and does no I/O; [`stream`] carries its requests; [`store`] keeps the last good
+//! [`state`] decides and does no I/O; `stream` carries its requests; `store` keeps the last good
 //! snapshot; [`status`] is what `/config` and the session report. Writes the
 //! [`Directory`](crate::directory::Directory) and knows nothing of requests or of serving HTTP.
 

@@ -76,7 +76,7 @@ pub struct ServiceDoc {
     pub ports: Vec<PortDoc>,
     /// How the sidecar asks the app whether it is well.
     pub health: Health,
-    /// What the app needs to be useful.
+    /// What the app needs to be useful. Files are counted from the folder of mesh.yaml, where `up` runs the sidecars.
     pub depends: Vec<Dependency>,
     /// Services that it calls; all of them are in the mesh.
     pub calls: Vec<ServiceName>,

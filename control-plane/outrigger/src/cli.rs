@@ -92,13 +92,15 @@ mod tests {
     /// The help of the whole program and of each subcommand: what users and their scripts rely on.
     #[test]
     fn help() {
-        let mut root = Cli::command();
+        let mut root = Cli::command().term_width(100);
         let mut pages = vec![root.render_long_help().to_string()];
         root.build();
         for command in root.get_subcommands_mut().filter(|command| !command.is_hide_set()) {
-            pages.push(format!("=== {}\n{}", command.get_name(), command.render_long_help()));
+            let page = command.render_long_help();
+            pages.push(format!("=== {}\n{page}", command.get_name()));
             for inner in command.get_subcommands_mut() {
-                pages.push(format!("=== … {}\n{}", inner.get_name(), inner.render_long_help()));
+                let page = inner.render_long_help();
+                pages.push(format!("=== config {}\n{page}", inner.get_name()));
             }
         }
         insta::assert_snapshot!(pages.join("\n"));

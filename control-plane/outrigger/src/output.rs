@@ -67,8 +67,11 @@ pub(crate) async fn show(watch: bool, page: impl AsyncFn() -> anyhow::Result<Str
         }
     };
     write(&last)?;
+    if !watch {
+        return Ok(());
+    }
     let mut ticks = tokio::time::interval(Duration::from_secs(1));
-    while watch {
+    loop {
         ticks.tick().await;
         let next = page().await?;
         if next != last {
@@ -76,7 +79,6 @@ pub(crate) async fn show(watch: bool, page: impl AsyncFn() -> anyhow::Result<Str
             last = next;
         }
     }
-    Ok(())
 }
 
 /// A table without lines; the header in bold.

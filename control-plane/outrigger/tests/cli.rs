@@ -1,5 +1,7 @@
 //! The program as scripts see it: what goes to which stream, and which exit code comes back.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::{Command, Output};

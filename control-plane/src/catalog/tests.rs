@@ -47,7 +47,11 @@ fn resources_mean_what_the_document_says() {
         assert_eq!(service.connect_timeout, document.connect_timeout);
         assert_eq!(service.balance, document.balance);
         let ports: Vec<_> = service.ports.iter().map(|port| (&*port.name, port.protocol)).collect();
-        let written: Vec<_> = document.ports.iter().map(|port| (port.name.as_str(), port.protocol)).collect();
+        let written: Vec<_> = document
+            .ports
+            .iter()
+            .map(|port| (port.name.as_str(), port.protocol))
+            .collect();
         assert_eq!(ports, written);
     }
 }

@@ -91,7 +91,9 @@ fn map(node: &Node, schema: &Value, path: &str, report: &mut Report) -> Map<Stri
         .flatten()
         .filter_map(Value::as_str)
     {
-        let given = entries.iter().any(|(key, value)| key.text == required && !value.is_null());
+        let given = entries
+            .iter()
+            .any(|(key, value)| key.text == required && !value.is_null());
         // A slip in the key has been reported already, with this very key as the hint.
         let slip = entries.iter().any(|(key, _)| {
             known.is_some_and(|known| !known.contains_key(&key.text)) && closest(&key.text, [required]).is_some()

@@ -98,10 +98,10 @@ impl<'a> Context<'a> {
         context
     }
 
-    /// `path` counted from `base`, which is counted from the file's folder.
-    fn resolve(&self, base: Option<&Path>, path: &str) -> PathBuf {
-        let path = base.map_or_else(|| PathBuf::from(path), |base| base.join(path));
-        self.root.map_or_else(|| path.clone(), |root| tidy(&root.join(&path)))
+    /// `path` counted from the file's folder.
+    fn resolve(&self, path: &str) -> PathBuf {
+        self.root
+            .map_or_else(|| PathBuf::from(path), |root| tidy(&root.join(path)))
     }
 }
 
@@ -123,8 +123,11 @@ pub(super) fn validate(
     let ports = reader.ports(&raw);
     let health = reader.health(raw.health.as_ref(), &ports, &context.health);
     let dir = raw.dir.as_deref().map(Path::new);
+    // Relative to the file's folder, where sidecars run: the same text gives the same resources on every machine.
     let depends = reader.depends(raw.depends.unwrap_or_default(), |path| {
-        context.resolve(dir, path).to_string_lossy().into_owned()
+        tidy(&dir.unwrap_or(Path::new("")).join(path))
+            .to_string_lossy()
+            .into_owned()
     });
     let calls = reader.calls(&raw.calls.unwrap_or_default(), &name);
     let env = reader.env(raw.env.unwrap_or_default(), context);
@@ -155,7 +158,7 @@ pub(super) fn validate(
         build: raw.build,
         run: raw.run,
         dir: match (&raw.dir, context.root) {
-            (Some(dir), _) => Some(context.resolve(None, dir)),
+            (Some(dir), _) => Some(context.resolve(dir)),
             (None, root) => root.map(Path::to_path_buf),
         },
         env,
@@ -415,7 +418,7 @@ impl Reader<'_> {
                 raw::Env::From(raw::EnvFrom {
                     from_env: None,
                     from_file: Some(path),
-                }) => EnvValue::FromFile(context.resolve(None, &path)),
+                }) => EnvValue::FromFile(context.resolve(&path)),
                 raw::Env::From(_) => {
                     self.refuse(&["env", &name], "exactly one of from_env, from_file is needed", None);
                     continue;

@@ -42,13 +42,23 @@ limits: { max_headers: 20 }
 "#,
     )
     .unwrap();
-    assert_eq!((mesh.name.as_str(), mesh.hint.as_deref()), ("blog", Some("curl localhost")));
+    assert_eq!(
+        (mesh.name.as_str(), mesh.hint.as_deref()),
+        ("blog", Some("curl localhost"))
+    );
     let user = mesh.service(&name("user")).unwrap();
     assert_eq!(user.timeout, Some(Duration::from_secs(5)));
     assert_eq!(user.health.interval, Duration::from_millis(500));
     assert_eq!(user.ports.len(), 1);
-    assert_eq!((user.ports[0].name.as_str(), user.ports[0].protocol), ("grpc", Protocol::Grpc));
-    assert_eq!(user.env["LEVEL"], EnvValue::Plain("1.10".into()), "text stays as it was written");
+    assert_eq!(
+        (user.ports[0].name.as_str(), user.ports[0].protocol),
+        ("grpc", Protocol::Grpc)
+    );
+    assert_eq!(
+        user.env["LEVEL"],
+        EnvValue::Plain("1.10".into()),
+        "text stays as it was written"
+    );
     assert_eq!(user.env["KEY"], EnvValue::FromEnv("KEY".into()));
     assert_eq!(user.env["CERT"], EnvValue::FromFile("cert.pem".into()));
     assert_eq!(user.labels["version"], "1.0");
@@ -57,8 +67,17 @@ limits: { max_headers: 20 }
     let post = mesh.service(&ServiceName::new("other", "post").unwrap()).unwrap();
     assert_eq!((post.timeout, post.replicas), (None, 2));
     assert_eq!(post.external, External::List(vec!["*.example.com".into()]));
-    assert_eq!(post.health.probe, Probe::Http { path: "/health".into(), port: Some("metrics".into()) });
-    assert_eq!((post.health.interval, post.health.timeout), (Duration::from_millis(500), Duration::from_secs(3)));
+    assert_eq!(
+        post.health.probe,
+        Probe::Http {
+            path: "/health".into(),
+            port: Some("metrics".into())
+        }
+    );
+    assert_eq!(
+        (post.health.interval, post.health.timeout),
+        (Duration::from_millis(500), Duration::from_secs(3))
+    );
     assert_eq!(post.health.unhealthy_threshold, 4);
     assert_eq!(post.depends[1].name, "database");
     assert_eq!(post.calls, [name("user")]);
@@ -80,15 +99,25 @@ fn paths_are_counted_from_the_file() {
     assert_eq!(mesh.services[0].dir.as_deref(), Some(folder.path()));
     assert_eq!(mesh.services[1].dir.as_deref(), Some(folder.path()));
     assert_eq!(mesh.services[0].env["K"], EnvValue::FromFile(folder.path().join("k")));
-    let file = folder.path().join("x.db").display().to_string();
-    assert_eq!(mesh.services[0].depends[0].check, outrigger_proto::model::DependencyCheck::File(file));
-    assert_eq!(Some(mesh.name.as_str()), folder.path().file_name().and_then(|n| n.to_str()));
+    assert_eq!(
+        mesh.services[0].depends[0].check,
+        outrigger_proto::model::DependencyCheck::File("x.db".into())
+    );
+    assert_eq!(
+        Some(mesh.name.as_str()),
+        folder.path().file_name().and_then(|n| n.to_str())
+    );
 }
 
 #[test]
 fn a_file_that_is_not_there_is_named() {
     let error = super::load(std::path::Path::new("nowhere/mesh.yaml")).unwrap_err();
-    assert!(error.to_string().starts_with("nowhere/mesh.yaml: cannot read nowhere/mesh.yaml: "), "{error}");
+    assert!(
+        error
+            .to_string()
+            .starts_with("nowhere/mesh.yaml: cannot read nowhere/mesh.yaml: "),
+        "{error}"
+    );
     assert!(error.render(false).contains("nowhere/mesh.yaml"));
 }
 
@@ -96,12 +125,30 @@ fn a_file_that_is_not_there_is_named() {
 #[test]
 fn reports() {
     let cases = [
-        ("unknown_key", "service: a\nrunn: ./a\nhealth: { htp: / }\ncolour: red\n"),
-        ("wrong_types", "service: a\nport: abc\ncalls: user\nhealth: [http]\nenv: { A: [1], B: }\nreplicas: -1\nweight: 1.5\n"),
-        ("duplicate_service", "service: a\n---\nservice: b\n---\nservice: a\nrun: x\n"),
-        ("missing_dependency", "service: user\n---\nservice: post\ncalls: [usr, nothing-alike, user]\n"),
-        ("durations", "service: a\ntimeout: 5x\nconnect_timeout: 5\nhealth: { every: 0s }\ndrain: { delay: 30h }\n"),
-        ("ports", "service: a\nport: 70000\n---\nservice: b\nport: 8080\n---\nservice: c\nport: 8080\n---\nservice: d\nport: 9000\nreplicas: 2\n"),
+        (
+            "unknown_key",
+            "service: a\nrunn: ./a\nhealth: { htp: / }\ncolour: red\n",
+        ),
+        (
+            "wrong_types",
+            "service: a\nport: abc\ncalls: user\nhealth: [http]\nenv: { A: [1], B: }\nreplicas: -1\nweight: 1.5\n",
+        ),
+        (
+            "duplicate_service",
+            "service: a\n---\nservice: b\n---\nservice: a\nrun: x\n",
+        ),
+        (
+            "missing_dependency",
+            "service: user\n---\nservice: post\ncalls: [usr, nothing-alike, user]\n",
+        ),
+        (
+            "durations",
+            "service: a\ntimeout: 5x\nconnect_timeout: 5\nhealth: { every: 0s }\ndrain: { delay: 30h }\n",
+        ),
+        (
+            "ports",
+            "service: a\nport: 70000\n---\nservice: b\nport: 8080\n---\nservice: c\nport: 8080\n---\nservice: d\nport: 9000\nreplicas: 2\n",
+        ),
         (
             "named_ports",
             "service: a\nport: 1\nports:\n- { name: http, protocol: htp }\n- { name: http }\n- { name: Bad_ }\nhealth: { http: x, tcp: true, port: htt }\n",
@@ -110,15 +157,29 @@ fn reports() {
         ("duplicate_key", "service: a\nrun: x\nrun: y\n"),
         ("not_yaml", "service: a\n---\nservice: b\nrun: [x\nport: 1\n"),
         ("no_name", "servise: a\nrun: x\n---\nservice: My_App\n---\n- 1\n"),
-        ("mesh_document", "mesh: x\ndefaults: { timeot: 1s }\nnamespace: A\n---\nservice: a\n---\nmesh: y\n"),
+        (
+            "mesh_document",
+            "mesh: x\ndefaults: { timeot: 1s }\nnamespace: A\n---\nservice: a\n---\nmesh: y\n",
+        ),
         ("nothing", "# only a comment\n"),
         ("tags_and_aliases", "service: !!str a\n"),
-        ("references", "service: a\nenv: { A: { from_env: X, from_file: y }, 1B: x }\ndepends: [{}, { tcp: nowhere }, { http: 'https://x' }]\nrun: ''\n"),
-        ("same_variable", "service: a\ncalls: [b, x/b]\n---\nservice: b\n---\nservice: b\nnamespace: x\n"),
+        (
+            "references",
+            "service: a\nenv: { A: { from_env: X, from_file: y }, 1B: x }\ndepends: [{}, { tcp: nowhere }, { http: 'https://x' }]\nrun: ''\n",
+        ),
+        (
+            "same_variable",
+            "service: a\ncalls: [b, x/b]\n---\nservice: b\n---\nservice: b\nnamespace: x\n",
+        ),
     ];
     for (title, text) in cases {
         let errors = parse("blog/mesh.yaml", text).expect_err(title);
-        assert!(errors.errors.iter().all(|e| e.line > 0 && e.column > 0 && e.file == "blog/mesh.yaml"));
+        assert!(
+            errors
+                .errors
+                .iter()
+                .all(|e| e.line > 0 && e.column > 0 && e.file == "blog/mesh.yaml")
+        );
         insta::with_settings!({ description => text, omit_expression => true }, {
             insta::assert_snapshot!(title, errors.render(false));
         });
@@ -163,8 +224,14 @@ fn every_field_is_explained() {
 fn explain_guides_to_the_field() {
     assert_eq!(explain("health.every").unwrap().default.as_deref(), Some("2s"));
     assert_eq!(explain("ports.name").unwrap().field, "ports[].name");
-    assert_eq!(explain("timeot").unwrap_err(), "no field `timeot`; did you mean `timeout`?");
-    assert_eq!(explain("every").unwrap_err(), "no field `every`; did you mean `health.every`?");
+    assert_eq!(
+        explain("timeot").unwrap_err(),
+        "no field `timeot`; did you mean `timeout`?"
+    );
+    assert_eq!(
+        explain("every").unwrap_err(),
+        "no field `every`; did you mean `health.every`?"
+    );
 }
 
 /// The documented defaults are the real ones.
@@ -191,8 +258,15 @@ weight: 1
     .unwrap();
     written.services[0].location = plain.services[0].location.clone();
     assert_eq!(plain, written);
-    let said: Vec<_> = fields().into_iter().filter_map(|f| Some((f.field, f.default?))).collect();
-    for (field, default) in [("limits.max_header_bytes", "61440"), ("drain.delay", "500ms"), ("limits.idle_timeout", "1h")] {
+    let said: Vec<_> = fields()
+        .into_iter()
+        .filter_map(|f| Some((f.field, f.default?)))
+        .collect();
+    for (field, default) in [
+        ("limits.max_header_bytes", "61440"),
+        ("drain.delay", "500ms"),
+        ("limits.idle_timeout", "1h"),
+    ] {
         assert!(said.contains(&(field.to_owned(), default.to_owned())), "{field}");
     }
 }
@@ -223,7 +297,49 @@ proptest! {
 }
 
 const PIECES: &[&str] = &[
-    "service", "mesh", "defaults", ": ", ":", "\n", "\n  ", "- ", "[", "]", "{", "}", ", ", "---\n", "port", "ports",
-    "calls", "health", "timeout", "5s", "5x", "8080", "-1", "1e9", "&a ", "*a", "!!str ", "'", "\"", "|\n", "\u{feff}",
-    "ü", "\u{1F980}", "env", "from_env", "null", "~", "true", "\t", "\r\n", "#", "%YAML 1.2\n", "name", "external", "<<",
+    "service",
+    "mesh",
+    "defaults",
+    ": ",
+    ":",
+    "\n",
+    "\n  ",
+    "- ",
+    "[",
+    "]",
+    "{",
+    "}",
+    ", ",
+    "---\n",
+    "port",
+    "ports",
+    "calls",
+    "health",
+    "timeout",
+    "5s",
+    "5x",
+    "8080",
+    "-1",
+    "1e9",
+    "&a ",
+    "*a",
+    "!!str ",
+    "'",
+    "\"",
+    "|\n",
+    "\u{feff}",
+    "ü",
+    "\u{1F980}",
+    "env",
+    "from_env",
+    "null",
+    "~",
+    "true",
+    "\t",
+    "\r\n",
+    "#",
+    "%YAML 1.2\n",
+    "name",
+    "external",
+    "<<",
 ];

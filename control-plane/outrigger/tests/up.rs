@@ -156,7 +156,7 @@ fn get(port: u16, path: &str) -> Option<String> {
     stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
     write!(
         stream,
-        "GET {path} HTTP/1.1\r\nhost: front\r\nconnection: close\r\n\r\n"
+        "GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"
     )
     .ok()?;
     let mut answer = String::new();
@@ -262,6 +262,42 @@ fn a_killed_app_and_a_killed_sidecar_come_back() {
         (&after["app_pid"], &Value::from(1))
     );
     eventually("calls arrive again", || get(world.port, "/call"));
+}
+
+#[test]
+fn a_killed_control_plane_comes_back_and_traffic_goes_on() {
+    let world = World::new();
+    world.up_detached();
+    let run = world.up_json()["run"].as_str().unwrap().to_owned();
+    let control_plane = || {
+        let ours = marked(&format!("OUTRIGGER_RUN={run}"));
+        ours.into_iter()
+            .find(|pid| marked("OUTRIGGER_INSTANCE=control-plane").contains(pid))
+    };
+    let before = control_plane().unwrap();
+    kill(Pid::from_raw(before.parse().unwrap()), Signal::SIGKILL).unwrap();
+    assert!(get(world.port, "/call").is_some());
+    eventually("another control plane runs", || {
+        control_plane().filter(|pid| *pid != before)
+    });
+    eventually("it answers", || get(world.spare, "/healthz"));
+    assert!(get(world.port, "/call").is_some());
+}
+
+#[test]
+fn an_up_that_is_killed_while_it_builds_leaves_nothing() {
+    let build = "python3 -c 'import os, time; os.setsid(); open(\"building\", \"w\"); time.sleep(600)' & wait";
+    let world = World::with_mesh(&format!(
+        "service: a\nbuild: |-\n  {build}\nrun: sleep 600\nprotocol: tcp\n"
+    ));
+    let mut up = world.command(&["up"]).stdout(Stdio::null()).spawn().unwrap();
+    eventually("it builds", || {
+        world.folder.path().join("building").exists().then_some(())
+    });
+    let run = world.up_json()["run"].as_str().unwrap().to_owned();
+    up.kill().unwrap();
+    ended(&mut up);
+    world.nothing_remains(&run);
 }
 
 #[test]

@@ -36,13 +36,18 @@ pub(crate) fn down(args: &DownArgs) -> anyhow::Result<ExitCode> {
     if let Some(up) = up.filter(|up| up.front_alive()) {
         kill(Pid::from_raw(up.pid), Signal::SIGTERM).ok();
     }
+    crate::supervise::runtime()?.block_on(gone(&layout))?;
+    console.say("stopped");
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn gone(layout: &Layout) -> anyhow::Result<()> {
     let until = Instant::now() + PATIENCE;
     while layout.busy() {
         if Instant::now() > until {
             bail!("not stopped after {} s", PATIENCE.as_secs());
         }
-        std::thread::sleep(Duration::from_millis(20));
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    console.say("stopped");
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }

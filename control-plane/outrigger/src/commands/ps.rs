@@ -46,7 +46,7 @@ pub(crate) fn ps(args: &PsArgs) -> anyhow::Result<ExitCode> {
     match args.output {
         Form::Json => console.say(&serde_json::to_string_pretty(&rows)?),
         Form::Table if rows.is_empty() => console.say("nothing runs here"),
-        Form::Table => console.say(&table::processes(&rows).to_string()),
+        Form::Table => console.say(&table::text(&table::processes(&rows))),
     }
     Ok(ExitCode::SUCCESS)
 }

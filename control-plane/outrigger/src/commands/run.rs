@@ -216,7 +216,10 @@ impl Setup {
             instance: &instance,
         };
         let mut document = wiring.bootstrap(admin, None);
-        document["control_plane"] = json!(args.control_plane);
+        document["control_plane"] = json!(match args.control_plane.as_str() {
+            url if url.contains("://") => url.to_owned(),
+            address => format!("http://{address}"),
+        });
         document["state_dir"] = json!(args.state_dir);
         if let Some(probe) = &args.health {
             document["resources"] = json!({"proxy": {"name": service.as_str(), "health": {"probe": probe}}});

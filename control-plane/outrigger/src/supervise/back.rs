@@ -64,7 +64,7 @@ pub(crate) async fn run(
         run,
     };
 
-    let Some(lock) = site.layout.lock_supervisor()? else {
+    let Some(lock) = site.layout.lock_supervisor().await? else {
         return Err(anyhow!(
             "the services of an earlier `up` are still stopping; try again in a moment"
         ));
@@ -153,11 +153,17 @@ async fn start(site: &Site, fleet: &Fleet) -> Vec<Row> {
 
 fn show(site: &Site, plan: &Plan, fleet: &Fleet, rows: &[Row], took: Duration) {
     let console = &site.console;
-    console.say(&table::summary(rows).to_string());
+    console.say(&table::text(&table::summary(rows)));
     for row in rows.iter().filter(|row| !row.healthy()) {
         let reason = row.reason.as_deref().unwrap_or("no reason given");
         console.say(&format!("\n{} is not healthy ({}): {reason}", row.instance, row.state));
         for line in fleet.last_lines(&row.instance) {
+            console.say(&format!("  {line}"));
+        }
+    }
+    if let Some(lines) = fleet.broken_control_plane() {
+        console.say("\nthe control plane ends again and again:");
+        for line in lines {
             console.say(&format!("  {line}"));
         }
     }

@@ -2,6 +2,7 @@
 //!
 //! Whether there is anything to do is left to the build tools, which know it best.
 
+use std::ffi::OsStr;
 use std::io::IsTerminal;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -68,6 +69,9 @@ async fn one(step: &Step, layout: &Layout, reaper: &Reaper, console: &Console) -
     let log = layout.log("build");
     let sink = Sink::new("build", &log, None, console);
     let mut command = Launch::shell(&step.command, step.dir.clone()).command();
+    for (name, _) in std::env::vars_os().filter(|(name, _)| is_of_cargo_run(name)) {
+        command.env_remove(name);
+    }
     let start = |source| BuildError::Start {
         command: step.command.clone(),
         source,
@@ -104,6 +108,14 @@ async fn one(step: &Step, layout: &Layout, reaper: &Reaper, console: &Console) -
     Err(BuildError::Failed {
         command: step.command.clone(),
         exit,
+    })
+}
+
+/// What `cargo run` tells the program it runs about its package. A cargo that is a build step would take it for a change
+/// of its environment and build anew what has not changed.
+fn is_of_cargo_run(name: &OsStr) -> bool {
+    name.to_str().is_some_and(|name| {
+        name.starts_with("CARGO_PKG_") || matches!(name, "CARGO" | "CARGO_MANIFEST_DIR" | "CARGO_MANIFEST_PATH")
     })
 }
 

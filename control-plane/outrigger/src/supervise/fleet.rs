@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::console::Console;
-use super::keep::{self, Kept, Launch, Want};
+use super::keep::{self, Kept, Launch, Life, Want};
 use super::logs::Sink;
 use super::reap::Reaper;
 use super::state::{Layout, Up};
@@ -95,7 +95,7 @@ impl Fleet {
         loop {
             let rows = self.rows().await;
             progress(rows.iter().filter(|row| row.healthy()).count(), &rows);
-            if rows.iter().all(done) || Instant::now() > until {
+            if rows.iter().all(done) || Instant::now() > until || self.broken_control_plane().is_some() {
                 return rows;
             }
             tokio::time::sleep(LOOK).await;
@@ -168,13 +168,23 @@ impl Fleet {
         }
     }
 
-    /// The last lines of an instance's app.
+    /// The last lines of an instance.
     pub(crate) fn last_lines(&self, instance: &str) -> Vec<String> {
         let found = self
             .workloads
             .iter()
             .find(|workload| workload.instance.name == instance);
-        found.map(|workload| workload.app.sink.last_lines()).unwrap_or_default()
+        found.map(|workload| workload.last_lines()).unwrap_or_default()
+    }
+
+    /// What the control plane said before it ended again and again, when that is so.
+    pub(crate) fn broken_control_plane(&self) -> Option<Vec<String>> {
+        let control = self.control.as_ref()?;
+        let broken = matches!(
+            control.seen.borrow().life,
+            Life::Ended { looping: true, .. } | Life::Unstartable { .. }
+        );
+        broken.then(|| control.sink.last_lines())
     }
 
     /// Keeps `up.json` true: writes it whenever a process starts or ends. Never returns.

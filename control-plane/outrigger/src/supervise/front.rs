@@ -34,7 +34,7 @@ enum Outcome {
 /// Guards one `up` in `layout` from its start to its end; returns the exit code. `spawned` is called once the supervisor
 /// lives.
 pub(crate) async fn run(layout: &Layout, supervisor: Command, spawned: impl FnOnce()) -> anyhow::Result<u8> {
-    let Some(_lock) = layout.lock_front()? else {
+    let Some(_lock) = layout.lock_front().await? else {
         let pid = layout.up().map_or_else(String::new, |up| format!(" (pid {})", up.pid));
         bail!("already running{pid}; `outrigger down` stops it");
     };

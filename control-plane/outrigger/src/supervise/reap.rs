@@ -124,9 +124,8 @@ impl Reaper {
 fn reap(owners: &Owners) {
     let look = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
     loop {
-        let pid = match waitid(Id::All, look) {
-            Ok(WaitStatus::Exited(pid, _) | WaitStatus::Signaled(pid, _, _)) => pid,
-            Ok(_) | Err(_) => return,
+        let Ok(WaitStatus::Exited(pid, _) | WaitStatus::Signaled(pid, _, _)) = waitid(Id::All, look) else {
+            return;
         };
         let mut owners = owners.lock();
         let exit = match waitpid(pid, Some(WaitPidFlag::WNOHANG)) {

@@ -85,17 +85,17 @@ impl Layout {
     }
 
     /// Takes the front's lock at once or says that another has it.
-    pub(crate) fn lock_front(&self) -> io::Result<Option<File>> {
+    pub(crate) async fn lock_front(&self) -> io::Result<Option<File>> {
         // `ps` may be probing the lock this very moment.
-        self.lock("up.lock", Duration::from_millis(300))
+        self.lock("up.lock", Duration::from_millis(300)).await
     }
 
     /// Takes the supervisor's lock; one whose front was killed may still be stopping its services.
-    pub(crate) fn lock_supervisor(&self) -> io::Result<Option<File>> {
-        self.lock("supervisor.lock", Duration::from_secs(20))
+    pub(crate) async fn lock_supervisor(&self) -> io::Result<Option<File>> {
+        self.lock("supervisor.lock", Duration::from_secs(20)).await
     }
 
-    fn lock(&self, name: &str, patience: Duration) -> io::Result<Option<File>> {
+    async fn lock(&self, name: &str, patience: Duration) -> io::Result<Option<File>> {
         fs::create_dir_all(&self.state)
             .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", self.state.display())))?;
         let path = self.state.join(name);
@@ -105,7 +105,7 @@ impl Layout {
             match file.try_lock() {
                 Ok(()) => return Ok(Some(file)),
                 Err(TryLockError::WouldBlock) if Instant::now() < until => {
-                    std::thread::sleep(Duration::from_millis(20));
+                    tokio::time::sleep(Duration::from_millis(20)).await;
                 }
                 Err(TryLockError::WouldBlock) => return Ok(None),
                 Err(TryLockError::Error(error)) => return Err(error),

@@ -46,6 +46,15 @@ pub(crate) fn processes(rows: &[Row]) -> Table {
     table
 }
 
+/// The lines of a table without blanks at their ends.
+pub(crate) fn text(table: &Table) -> String {
+    table
+        .lines()
+        .map(|line| line.trim_end().to_owned())
+        .collect::<Vec<_>>()
+        .join("\n")
+}
+
 fn plain(header: &[&str]) -> Table {
     let mut table = Table::new();
     table

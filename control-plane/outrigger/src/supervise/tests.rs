@@ -19,6 +19,8 @@ use super::{front, ports};
 
 const ROLE: &str = "OUTRIGGER_TEST_ROLE";
 const FOLDER: &str = "OUTRIGGER_TEST_FOLDER";
+/// Set: the app is given much longer than a test may take.
+const GRACE: &str = "OUTRIGGER_TEST_GRACE";
 const ITSELF: [&str; 3] = ["--exact", "supervise::tests::plays_its_role", "--nocapture"];
 
 /// An app with a child in its group, a child in a session of its own, and one that also cleared its environment. It
@@ -37,6 +39,17 @@ with open("family.next", "w") as out:
 os.rename("family.next", "family")
 print("family of", os.getpid(), flush=True)
 time.sleep(600)
+"#;
+
+/// An app that answers SIGTERM with "no".
+const STUBBORN: &str = r#"
+import os, signal, time
+signal.signal(signal.SIGTERM, lambda number, frame: print("no", flush=True))
+with open("family.next", "w") as out:
+    out.write(str(os.getpid()))
+os.rename("family.next", "family")
+while True:
+    time.sleep(600)
 "#;
 
 /// Does nothing among the other tests; started again by them it is the front or the supervisor.
@@ -65,7 +78,7 @@ fn plays_its_role() {
                     name: "app-1".to_owned(),
                     language: "python".to_owned(),
                     app,
-                    app_grace: Duration::from_millis(500),
+                    app_grace: std::env::var(GRACE).map_or(Duration::from_millis(500), |_| Duration::from_secs(600)),
                     sidecar: None,
                     drain: Duration::ZERO,
                     ports: Vec::new(),
@@ -101,8 +114,18 @@ impl World {
     fn start(app: &str) -> Self {
         let folder = tempfile::tempdir().expect("folder");
         fs::write(folder.path().join("app.py"), app).expect("written");
-        let front = start_front(folder.path());
+        let front = start_front(folder.path(), &[]);
         Self { folder, front }
+    }
+
+    /// One whose app ignores SIGTERM.
+    fn stubborn(variables: &[(&str, &str)]) -> (Self, Vec<Pid>) {
+        let folder = tempfile::tempdir().expect("folder");
+        fs::write(folder.path().join("app.py"), STUBBORN).expect("written");
+        let front = start_front(folder.path(), variables);
+        let world = Self { folder, front };
+        let family = world.family(&[]);
+        (world, family)
     }
 
     fn layout(&self) -> Layout {
@@ -154,11 +177,12 @@ impl Drop for World {
     }
 }
 
-fn start_front(folder: &Path) -> Child {
+fn start_front(folder: &Path, variables: &[(&str, &str)]) -> Child {
     Command::new(std::env::current_exe().expect("own path"))
         .args(ITSELF)
         .env(ROLE, "front")
         .env(FOLDER, folder)
+        .envs(variables.iter().copied())
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
@@ -225,17 +249,24 @@ fn a_killed_app_is_started_again_without_its_old_children() {
 
 #[test]
 fn an_app_that_ignores_sigterm_is_killed_after_its_grace() {
-    let stubborn = "import signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n\
-        open('family', 'w').write(str(__import__('os').getpid()))\ntime.sleep(600)\n";
-    let mut world = World::start(stubborn);
+    let (mut world, family) = World::stubborn(&[]);
     let up = world.up();
-    let family = eventually("the app is ready", || {
-        fs::read_to_string(world.folder.path().join("family"))
-            .ok()
-            .filter(|text| !text.is_empty())
-    });
-    let family = [Pid::from_raw(family.parse().expect("a pid"))];
     kill(Pid::from_raw(up.pid), Signal::SIGTERM).expect("sent");
+    assert_eq!(world.code(), Some(0));
+    world.nothing_remains(&family, &up);
+}
+
+#[test]
+fn a_second_ctrl_c_does_not_wait_for_the_grace() {
+    let (mut world, family) = World::stubborn(&[(GRACE, "long")]);
+    let up = world.up();
+    kill(Pid::from_raw(up.pid), Signal::SIGINT).expect("sent");
+    eventually("the app was asked to end", || {
+        fs::read_to_string(world.layout().log("app-1"))
+            .ok()
+            .filter(|log| log.contains("no"))
+    });
+    kill(Pid::from_raw(up.pid), Signal::SIGINT).expect("sent");
     assert_eq!(world.code(), Some(0));
     world.nothing_remains(&family, &up);
 }
@@ -245,7 +276,7 @@ fn a_second_up_in_the_same_folder_names_the_first() {
     use std::io::Read;
     let world = World::start(FAMILY);
     let up = world.up();
-    let mut second = start_front(world.folder.path());
+    let mut second = start_front(world.folder.path(), &[]);
     let mut said = String::new();
     second
         .stderr
@@ -265,7 +296,7 @@ fn a_stale_description_is_cleaned_and_does_not_hinder() {
     layout.create().expect("created");
     fs::write(layout.run.join("stale"), "").expect("written");
     let world = World {
-        front: start_front(folder.path()),
+        front: start_front(folder.path(), &[]),
         folder,
     };
     world.up();

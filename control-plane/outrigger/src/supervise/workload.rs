@@ -165,6 +165,10 @@ impl Workload {
             Life::Ended { exit, looping: false } => ("restarting", Some(exit.to_string())),
             Life::Unstartable { reason } => ("crash loop", Some(reason.clone())),
         };
+        let (state, reason) = match self.broken_sidecar() {
+            Some(broken) => ("crash loop", Some(broken)),
+            None => (state, reason),
+        };
         let (health, why) = match (&seen.life, &self.instance.sidecar) {
             (Life::Running { .. }, Some((_, admin))) => match admin::health(*admin).await {
                 Ok(health) => (health.status, health.reason),
@@ -192,6 +196,23 @@ impl Workload {
                 .as_ref()
                 .map_or(0, |one| one.seen.borrow().starts.saturating_sub(1)),
             address: address(&self.instance.ports),
+        }
+    }
+
+    /// Why its sidecar does not run and will not, when that is so.
+    fn broken_sidecar(&self) -> Option<String> {
+        match &self.sidecar.as_ref()?.seen.borrow().life {
+            Life::Ended { exit, looping: true } => Some(format!("the sidecar {exit}")),
+            Life::Unstartable { reason } => Some(format!("the sidecar: {reason}")),
+            _ => None,
+        }
+    }
+
+    /// The last lines of whichever of the two ends again and again; else the app's.
+    pub(crate) fn last_lines(&self) -> Vec<String> {
+        match &self.sidecar {
+            Some(sidecar) if self.broken_sidecar().is_some() => sidecar.sink.last_lines(),
+            _ => self.app.sink.last_lines(),
         }
     }
 

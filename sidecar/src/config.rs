@@ -140,9 +140,14 @@ impl Bootstrap {
     /// # Errors
     /// When the file cannot be read, has unknown keys or wrong types, or a value is invalid.
     pub fn from_file(path: &Path) -> Result<Self, ConfigError> {
-        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.into(), source })?;
-        let parsed: Self = serde_saphyr::from_str(&text)
-            .map_err(|e| ConfigError::Parse { path: path.into(), message: e.to_string() })?;
+        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
+            path: path.into(),
+            source,
+        })?;
+        let parsed: Self = serde_saphyr::from_str(&text).map_err(|e| ConfigError::Parse {
+            path: path.into(),
+            message: e.to_string(),
+        })?;
         parsed.check()?;
         Ok(parsed)
     }
@@ -173,8 +178,10 @@ impl Bootstrap {
     pub fn check(&self) -> Result<(), FieldError> {
         self.name()?;
         for (i, outbound) in self.outbound.iter().enumerate() {
-            self.outbound_name(outbound)
-                .map_err(|e| FieldError { path: format!("outbound[{i}].service"), reason: e.reason })?;
+            self.outbound_name(outbound).map_err(|e| FieldError {
+                path: format!("outbound[{i}].service"),
+                reason: e.reason,
+            })?;
             self.check_listener(outbound.listen, format!("outbound[{i}].listen"))?;
         }
         for (i, inbound) in self.inbound.iter().enumerate() {
@@ -185,7 +192,10 @@ impl Bootstrap {
             self.check_listener(proxy, "http_proxy".into())?;
         }
         if !self.admin.ip().is_loopback() {
-            return Err(FieldError { path: "admin".into(), reason: format!("{} is not loopback", self.admin) });
+            return Err(FieldError {
+                path: "admin".into(),
+                reason: format!("{} is not loopback", self.admin),
+            });
         }
         for service in &self.resources.services {
             Service::try_from(service.clone())?;
@@ -197,7 +207,10 @@ impl Bootstrap {
         if at.ip().is_loopback() || self.insecure {
             return Ok(());
         }
-        Err(FieldError { path, reason: format!("{at} is not loopback; there is no identity yet, so set insecure: true to mean it") })
+        Err(FieldError {
+            path,
+            reason: format!("{at} is not loopback; there is no identity yet, so set insecure: true to mean it"),
+        })
     }
 }
 

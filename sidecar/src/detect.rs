@@ -67,7 +67,9 @@ pub async fn detect(stream: &TcpStream, patience: Duration) -> io::Result<Detect
 pub async fn speaks_http2(stream: &TcpStream, idle: Duration) -> io::Result<bool> {
     let mut buffer = [0u8; 14];
     let silent = |_| io::Error::from(io::ErrorKind::TimedOut);
-    let mut n = tokio::time::timeout(idle, stream.peek(&mut buffer)).await.map_err(silent)??;
+    let mut n = tokio::time::timeout(idle, stream.peek(&mut buffer))
+        .await
+        .map_err(silent)??;
     let deadline = tokio::time::Instant::now() + PATIENCE;
     loop {
         match n {
@@ -98,7 +100,9 @@ pub async fn detect_read<S: AsyncRead + Unpin>(mut stream: S) -> io::Result<(Det
     let look = async {
         loop {
             let mut buffer = [0u8; LOOK];
-            let room = buffer.get_mut(..LOOK.saturating_sub(prefix.len()).max(1)).unwrap_or_default();
+            let room = buffer
+                .get_mut(..LOOK.saturating_sub(prefix.len()).max(1))
+                .unwrap_or_default();
             let n = stream.read(room).await?;
             prefix.extend_from_slice(room.get(..n).unwrap_or_default());
             if let Some(found) = classify(&prefix, n == 0 || prefix.len() >= LOOK) {
@@ -148,7 +152,11 @@ pub fn classify(bytes: &[u8], last: bool) -> Option<Detected> {
     let n = bytes.len().min(PREFACE.len());
     if bytes.get(..n) == PREFACE.get(..n) {
         // `PRI * HTTP/2.0` is decided at once; shorter could still be a method.
-        return if n >= 14 { Some(Detected::Http2) } else { last.then_some(Detected::Opaque) };
+        return if n >= 14 {
+            Some(Detected::Http2)
+        } else {
+            last.then_some(Detected::Opaque)
+        };
     }
     let method = bytes.iter().take_while(|b| b.is_ascii_uppercase()).count();
     match bytes.get(method) {

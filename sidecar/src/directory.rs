@@ -138,10 +138,14 @@ impl Directory {
 
     /// Forgets destinations that nobody declared and nobody used for `idle`; returns their names.
     pub fn forget_idle(&self, idle: Duration) -> Vec<ServiceName> {
-        let limit = self.now().saturating_sub(u64::try_from(idle.as_millis()).unwrap_or(u64::MAX));
+        let limit = self
+            .now()
+            .saturating_sub(u64::try_from(idle.as_millis()).unwrap_or(u64::MAX));
         let mut gone = Vec::new();
         self.destinations.lock().retain(|name, d| {
-            let keep = d.pinned.load(Ordering::Relaxed) || d.last_used.load(Ordering::Relaxed) >= limit || Arc::strong_count(d) > 1;
+            let keep = d.pinned.load(Ordering::Relaxed)
+                || d.last_used.load(Ordering::Relaxed) >= limit
+                || Arc::strong_count(d) > 1;
             if !keep {
                 gone.push(name.clone());
             }
@@ -157,7 +161,14 @@ impl Directory {
     pub fn publish(&self, service: Arc<Service>, endpoints: Vec<Arc<Endpoint>>) {
         let generation = self.generation.fetch_add(1, Ordering::Relaxed) + 1;
         let name = service.name.clone();
-        self.set(&name, Known::Present(Arc::new(View { generation, service, endpoints })));
+        self.set(
+            &name,
+            Known::Present(Arc::new(View {
+                generation,
+                service,
+                endpoints,
+            })),
+        );
     }
 
     /// Publishes that the mesh has no service called `name`.

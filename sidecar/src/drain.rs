@@ -27,7 +27,9 @@ pub struct Drain {
 
 impl Default for Drain {
     fn default() -> Self {
-        Self { phase: watch::Sender::new(Phase::Serving) }
+        Self {
+            phase: watch::Sender::new(Phase::Serving),
+        }
     }
 }
 

@@ -58,7 +58,11 @@ impl Egress {
     /// The journey on one worker.
     #[must_use]
     pub fn new(shared: Arc<Shared>, log: Option<AccessLog>) -> Self {
-        let key = Key { direction: Direction::Outbound, service: "external".into(), port: "proxy".into() };
+        let key = Key {
+            direction: Direction::Outbound,
+            service: "external".into(),
+            port: "proxy".into(),
+        };
         Self {
             cell: shared.stats.cell(key),
             external: External::new(shared.clone()),
@@ -76,8 +80,14 @@ impl Egress {
             return;
         }
         self.cell.opened();
-        let bounds = Bounds { limits: self.shared.directory.proxy().limits.clone(), meshed: false };
-        let service = Requests { journey: self.clone(), client };
+        let bounds = Bounds {
+            limits: self.shared.directory.proxy().limits.clone(),
+            meshed: false,
+        };
+        let service = Requests {
+            journey: self.clone(),
+            client,
+        };
         if let Err(error) = serve::http1(stream, service, &bounds, &self.shared.drain).await {
             tracing::debug!(%error, "proxy connection ended");
         }
@@ -90,12 +100,26 @@ impl Egress {
         self.services.lock().values().for_each(|o| o.prune(now, idle));
     }
 
-    async fn exchange(self: Arc<Self>, request: Request<Incoming>, client: SocketAddr, watch: Option<Arc<Watch>>) -> Response<Body> {
+    async fn exchange(
+        self: Arc<Self>,
+        request: Request<Incoming>,
+        client: SocketAddr,
+        watch: Option<Arc<Watch>>,
+    ) -> Response<Body> {
         let Some(authority) = request.uri().authority().cloned() else {
-            return self.refuse(&request, Reason::BadRequest, "the proxy port takes absolute-form requests and CONNECT");
+            return self.refuse(
+                &request,
+                Reason::BadRequest,
+                "the proxy port takes absolute-form requests and CONNECT",
+            );
         };
-        match (self.destination(authority.host()).await, request.method() == Method::CONNECT) {
-            (Ok(Destination::Service(outbound, cluster)), true) => self.connect_service(request, outbound, cluster, client).await,
+        match (
+            self.destination(authority.host()).await,
+            request.method() == Method::CONNECT,
+        ) {
+            (Ok(Destination::Service(outbound, cluster)), true) => {
+                self.connect_service(request, outbound, cluster, client).await
+            }
             (Ok(Destination::Service(outbound, _)), false) => {
                 let mut request = request;
                 fields::strip_proxy(request.headers_mut());
@@ -158,7 +182,9 @@ impl Egress {
             let carried = match protocol {
                 Protocol::Tcp | Protocol::Tls => outbound.carry(&mut stream).await,
                 _ => match detect::detect_read(stream).await {
-                    Ok((Detected::Opaque, mut stream)) if protocol == Protocol::Auto => outbound.carry(&mut stream).await,
+                    Ok((Detected::Opaque, mut stream)) if protocol == Protocol::Auto => {
+                        outbound.carry(&mut stream).await
+                    }
                     Ok((found, stream)) => outbound.http(stream, found == Detected::Http2, client).await,
                     Err(error) => Err(error.into()),
                 },
@@ -194,13 +220,21 @@ impl Egress {
         Response::new(Body::empty())
     }
 
-    async fn request_external(&self, mut request: Request<Incoming>, authority: &Authority, watch: Option<Arc<Watch>>) -> Response<Body> {
+    async fn request_external(
+        &self,
+        mut request: Request<Incoming>,
+        authority: &Authority,
+        watch: Option<Arc<Watch>>,
+    ) -> Response<Body> {
         let dress = Dress::of(request.headers());
         let mut exchange = Exchange::start(self.cell.clone(), dress == Dress::Grpc, None);
         fields::strip_proxy(request.headers_mut());
         let doubtful = watch.as_ref().is_some_and(|w| w.begin());
         let answer = match doubtful {
-            true => Err((Reason::BadRequest, "Content-Length stands twice or beside Transfer-Encoding".to_owned())),
+            true => Err((
+                Reason::BadRequest,
+                "Content-Length stands twice or beside Transfer-Encoding".to_owned(),
+            )),
             false => self.external.send(request, authority, &mut exchange).await,
         };
         match answer {

@@ -60,7 +60,11 @@ impl Inbound {
     #[must_use]
     pub fn new(name: &str, protocol: Protocol, app: SocketAddr, shared: Arc<Shared>, log: Option<AccessLog>) -> Self {
         let upstream = |wire| Arc::new(Upstream::new(app, wire, 1, CONNECT, APP_AGE, shared.stats.clone()));
-        let key = Key { direction: Direction::Inbound, service: shared.name.as_str().into(), port: name.into() };
+        let key = Key {
+            direction: Direction::Inbound,
+            service: shared.name.as_str().into(),
+            port: name.into(),
+        };
         Self {
             protocol,
             http1: upstream(Wire::Http1),
@@ -102,8 +106,14 @@ impl Inbound {
     }
 
     async fn http(self: &Arc<Self>, stream: TcpStream, http2: bool, client: SocketAddr) -> Result<(), ConnectionError> {
-        let service = Requests { journey: self.clone(), client };
-        let bounds = Bounds { limits: self.shared.directory.proxy().limits.clone(), meshed: true };
+        let service = Requests {
+            journey: self.clone(),
+            client,
+        };
+        let bounds = Bounds {
+            limits: self.shared.directory.proxy().limits.clone(),
+            meshed: true,
+        };
         match http2 {
             true => serve::http2(stream, service, &bounds, &self.shared.drain).await?,
             false => serve::http1(stream, service, &bounds, &self.shared.drain).await?,
@@ -118,13 +128,18 @@ impl Inbound {
             Ok(app) => app,
             Err(error) => {
                 tracing::debug!(%error, "app unreachable");
+                self.shared.app.reachable_hint(false);
                 exchange.refused(Reason::AppUnreachable);
                 exchange.ended(None);
                 copy::reset(&client);
                 return Err(ConnectionError::Refused(Reason::AppUnreachable));
             }
         };
-        exchange.answered(http::StatusCode::OK, &http::HeaderMap::new(), Lease::counted(self.http1.clone()));
+        exchange.answered(
+            http::StatusCode::OK,
+            &http::HeaderMap::new(),
+            Lease::counted(self.http1.clone()),
+        );
         let (moved, result) = copy::both(&mut client, &mut app).await;
         self.cell.moved(moved.forth, moved.back);
         match result {
@@ -159,7 +174,15 @@ impl Inbound {
             Ok(plan) => plan,
             Err(detail) => return Ok(bad_request(exchange, dress, detail)),
         };
-        let answer = self.call(Request::from_parts(parts, body), version, &plan, &mut exchange, watch.as_deref()).await;
+        let answer = self
+            .call(
+                Request::from_parts(parts, body),
+                version,
+                &plan,
+                &mut exchange,
+                watch.as_deref(),
+            )
+            .await;
         let (reason, detail) = match answer {
             Ok((response, None)) => return Ok(response.map(|body| body.told(exchange))),
             Ok((response, Some(upstream))) => {
@@ -170,6 +193,7 @@ impl Inbound {
             }
             Err(Problem::Untouched(detail)) => {
                 tracing::debug!(%detail, "app unreachable");
+                self.shared.app.reachable_hint(false);
                 if plan.meshed {
                     exchange.refused(Reason::AppUnreachable);
                     exchange.ended(None);
@@ -199,7 +223,10 @@ impl Inbound {
             parts.headers.insert(GRPC_TIMEOUT, left);
         }
         let source = (!http_body::Body::is_end_stream(&body)).then(|| Source::new(body));
-        let body = source.as_ref().and_then(Source::take).map_or_else(Body::empty, Body::replay);
+        let body = source
+            .as_ref()
+            .and_then(Source::take)
+            .map_or_else(Body::empty, Body::replay);
         let mut request = Request::from_parts(parts, body);
         let app = self.app(plan, version);
         plan.dress(&mut request, app.wire, &self.authority);
@@ -207,7 +234,12 @@ impl Inbound {
         let sent = || source.as_ref().is_none_or(Source::ended);
         let handed = respond::within(&deadline, sent, hand(app, request, source.as_ref(), exchange)).await;
         let (mut response, lease) = match handed {
-            None => return Err(Problem::Answer(Reason::Deadline, "the app did not answer in time".into())),
+            None => {
+                return Err(Problem::Answer(
+                    Reason::Deadline,
+                    "the app did not answer in time".into(),
+                ));
+            }
             Some(Err(error)) => return Err(problem(&error)),
             Some(Ok(answered)) => answered,
         };
@@ -286,7 +318,9 @@ fn problem(error: &SendError) -> Problem {
 fn bad_request(mut exchange: Exchange, dress: Dress, detail: &str) -> Response<Body> {
     exchange.refused(Reason::BadRequest);
     let mut response = respond::answer(Reason::BadRequest, dress, detail);
-    response.headers_mut().insert(http::header::CONNECTION, http::HeaderValue::from_static("close"));
+    response
+        .headers_mut()
+        .insert(http::header::CONNECTION, http::HeaderValue::from_static("close"));
     response.map(|body| body.told(exchange))
 }
 

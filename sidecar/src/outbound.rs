@@ -1,7 +1,6 @@
 //! The journey of a request from the app: local listener → service → endpoint → answer.
 //!
-//! Reads like its table of contents: [`Outbound::connection`], [`Outbound::exchange`], [`Outbound::call`],
-//! [`Outbound::tries`]. Knows the order of the rooms and the details of none.
+//! Reads like its table of contents: `connection`, `exchange`, `call`, `tries`. Knows the order of the rooms and the details of none.
 
 pub mod cluster;
 mod opaque;
@@ -77,10 +76,12 @@ impl Outbound {
                 Err(error) => Err(error.into()),
             },
             // A service that is not known yet may still be answered with a reason, in HTTP.
-            Ok(_) | Err(_) => match detect::speaks_http2(&stream, self.shared.directory.proxy().limits.idle_timeout).await {
-                Ok(http2) => self.http(stream, http2, client).await,
-                Err(error) => Err(error.into()),
-            },
+            Ok(_) | Err(_) => {
+                match detect::speaks_http2(&stream, self.shared.directory.proxy().limits.idle_timeout).await {
+                    Ok(http2) => self.http(stream, http2, client).await,
+                    Err(error) => Err(error.into()),
+                }
+            }
         };
         if let Err(error) = served {
             tracing::debug!(service = self.cluster.name(), %error, "outbound connection ended");
@@ -92,12 +93,23 @@ impl Outbound {
     ///
     /// # Errors
     /// When the connection fails.
-    pub async fn http<I>(self: &Arc<Self>, stream: I, http2: bool, client: SocketAddr) -> Result<(), respond::ConnectionError>
+    pub async fn http<I>(
+        self: &Arc<Self>,
+        stream: I,
+        http2: bool,
+        client: SocketAddr,
+    ) -> Result<(), respond::ConnectionError>
     where
         I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let service = Requests { journey: self.clone(), client };
-        let bounds = Bounds { limits: self.shared.directory.proxy().limits.clone(), meshed: false };
+        let service = Requests {
+            journey: self.clone(),
+            client,
+        };
+        let bounds = Bounds {
+            limits: self.shared.directory.proxy().limits.clone(),
+            meshed: false,
+        };
         match http2 {
             true => serve::http2(stream, service, &bounds, &self.shared.drain).await?,
             false => serve::http1(stream, service, &bounds, &self.shared.drain).await?,
@@ -106,12 +118,24 @@ impl Outbound {
     }
 
     /// Answers one request, whatever happens.
-    pub async fn exchange(&self, request: Request<Incoming>, client: SocketAddr, watch: Option<Arc<Watch>>) -> Response<Body> {
+    pub async fn exchange(
+        &self,
+        request: Request<Incoming>,
+        client: SocketAddr,
+        watch: Option<Arc<Watch>>,
+    ) -> Response<Body> {
         let dress = Dress::of(request.headers());
-        let mut exchange = Exchange::start(self.cluster.cell.clone(), dress == Dress::Grpc, self.line(&request, client));
+        let mut exchange = Exchange::start(
+            self.cluster.cell.clone(),
+            dress == Dress::Grpc,
+            self.line(&request, client),
+        );
         let doubtful = watch.as_ref().is_some_and(|w| w.begin());
         let answer = match doubtful {
-            true => Err(Problem::new(Reason::BadRequest, "Content-Length stands twice or beside Transfer-Encoding".into())),
+            true => Err(Problem::new(
+                Reason::BadRequest,
+                "Content-Length stands twice or beside Transfer-Encoding".into(),
+            )),
             false => self.call(request, &mut exchange, watch.as_deref()).await,
         };
         match answer {
@@ -124,7 +148,9 @@ impl Outbound {
                 exchange.refused(problem.reason);
                 let mut response = respond::answer(problem.reason, dress, &problem.detail);
                 if problem.reason == Reason::BadRequest {
-                    response.headers_mut().insert(http::header::CONNECTION, http::HeaderValue::from_static("close"));
+                    response
+                        .headers_mut()
+                        .insert(http::header::CONNECTION, http::HeaderValue::from_static("close"));
                 }
                 response.map(|body| body.told(exchange))
             }
@@ -149,14 +175,20 @@ impl Outbound {
             parts.headers.insert(GRPC_TIMEOUT, left);
         }
         let source = (!http_body::Body::is_end_stream(&body)).then(|| Source::new(body));
-        let body = source.as_ref().and_then(Source::take).map_or_else(Body::empty, Body::replay);
+        let body = source
+            .as_ref()
+            .and_then(Source::take)
+            .map_or_else(Body::empty, Body::replay);
         let request = Request::from_parts(parts, body);
 
         let tries = self.tries(request, &plan, &resolved, source.as_ref(), exchange);
         let sent = || source.as_ref().is_none_or(Source::ended);
-        let (mut response, lease, wire) = respond::within(&deadline, sent, tries)
-            .await
-            .ok_or_else(|| Problem::new(Reason::Deadline, format!("{} did not answer in time", self.cluster.name())))??;
+        let (mut response, lease, wire) = respond::within(&deadline, sent, tries).await.ok_or_else(|| {
+            Problem::new(
+                Reason::Deadline,
+                format!("{} did not answer in time", self.cluster.name()),
+            )
+        })??;
 
         if let Some(watch) = watch {
             watch.end(source.as_ref().is_none_or(Source::ended));
@@ -166,7 +198,11 @@ impl Outbound {
         }
         let granted = plan.receive(&mut response, wire);
         exchange.answered(response.status(), response.headers(), lease);
-        let ends = if granted { client_upgrade.map(|client| (client, hyper::upgrade::on(&mut response))) } else { None };
+        let ends = if granted {
+            client_upgrade.map(|client| (client, hyper::upgrade::on(&mut response)))
+        } else {
+            None
+        };
         Ok((response.map(|b| Body::bounded(b, deadline.whole)), ends))
     }
 
@@ -183,7 +219,10 @@ impl Outbound {
         loop {
             let now = Instant::now();
             let Some((index, upstream)) = resolved.pick(now, &tried) else {
-                return Err(Problem::new(Reason::NoEndpoints, format!("{} has no healthy instance", self.cluster.name())));
+                return Err(Problem::new(
+                    Reason::NoEndpoints,
+                    format!("{} has no healthy instance", self.cluster.name()),
+                ));
             };
             tried.push(index);
             plan.dress(&mut request, upstream.wire, &self.cluster.authority);
@@ -225,7 +264,15 @@ impl Outbound {
             Failure::Refused if upstream.wire == Wire::Mesh => Reason::AppUnreachable,
             Failure::NeverSent | Failure::Refused | Failure::MaybeProcessed => Reason::UpstreamReset,
         };
-        Problem::new(reason, format!("{} at {}: {}", self.cluster.name(), upstream.address, respond::chain(&*error.source)))
+        Problem::new(
+            reason,
+            format!(
+                "{} at {}: {}",
+                self.cluster.name(),
+                upstream.address,
+                respond::chain(&*error.source)
+            ),
+        )
     }
 
     fn line(&self, request: &Request<Incoming>, client: SocketAddr) -> Option<Box<Line>> {

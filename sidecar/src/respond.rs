@@ -115,7 +115,8 @@ pub fn answer(reason: Reason, dress: Dress, detail: &str) -> Response<Body> {
         Dress::Http => {
             let mut r = Response::new(Body::full(Bytes::from(format!("{}: {text}\n", reason.as_str()))));
             *r.status_mut() = StatusCode::from_u16(reason.status()).unwrap_or(StatusCode::BAD_GATEWAY);
-            r.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+            r.headers_mut()
+                .insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
             r
         }
         Dress::Grpc => {

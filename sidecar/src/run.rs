@@ -33,6 +33,9 @@ pub enum Error {
     /// A socket, a thread or a file.
     #[error("{0}")]
     Io(#[from] io::Error),
+    /// A task of the control side ended by a panic: the sidecar must not stay half-alive.
+    #[error("a control task ended by a panic")]
+    Control,
     /// A data worker ended: the sidecar must not stay half-alive.
     #[error("data worker {0} ended unexpectedly")]
     Worker(usize),
@@ -54,13 +57,21 @@ pub fn run(bootstrap: Bootstrap) -> Result<(), Error> {
     raise_file_limit();
     let shared = Arc::new(Shared::new(bootstrap)?);
     count_panics(&shared);
-    let control = tokio::runtime::Builder::new_multi_thread().worker_threads(1).thread_name("control").enable_all().build()?;
+    let control = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .thread_name("control")
+        .enable_all()
+        .build()?;
     control.block_on(serve(shared))
 }
 
 async fn serve(shared: Arc<Shared>) -> Result<(), Error> {
     let bootstrap = &shared.bootstrap;
-    let log = bootstrap.access_log.as_deref().map(|target| AccessLog::open(target, shared.stats.clone())).transpose()?;
+    let log = bootstrap
+        .access_log
+        .as_deref()
+        .map(|target| AccessLog::open(target, shared.stats.clone()))
+        .transpose()?;
     let listeners = bind_all(bootstrap)?;
     let admin = tokio::net::TcpListener::from_std(accept::bind(bootstrap.admin)?)?;
     tracing::info!(service = %shared.name, instance = bootstrap.instance, admin = %admin.local_addr()?, "sidecar started");
@@ -70,7 +81,9 @@ async fn serve(shared: Arc<Shared>) -> Result<(), Error> {
     let mut workers = Vec::with_capacity(count);
     for index in 0..count {
         let (shared, log) = (shared.clone(), log.clone());
-        workers.push(accept::spawn(index, ended.clone(), move || handler(&shared, log.as_ref()))?);
+        workers.push(accept::spawn(index, ended.clone(), move || {
+            handler(&shared, log.as_ref())
+        })?);
     }
     let workers = Arc::new(workers);
 
@@ -87,6 +100,7 @@ async fn serve(shared: Arc<Shared>) -> Result<(), Error> {
         _ = int.recv() => {}
         () = shared.drain_requested.notified() => {}
         Some(index) = worker_ended.recv() => return Err(Error::Worker(index)),
+        () = panicked(&mut control) => return Err(Error::Control),
     }
     let drain = shared.directory.proxy().drain;
     tracing::info!(delay = ?drain.delay, deadline = ?drain.deadline, "draining");
@@ -102,16 +116,29 @@ async fn serve(shared: Arc<Shared>) -> Result<(), Error> {
 }
 
 fn bind_all(bootstrap: &Bootstrap) -> io::Result<Vec<Listener>> {
-    let addresses = bootstrap.outbound.iter().map(|o| o.listen).chain(bootstrap.inbound.iter().map(|i| i.listen));
+    let addresses = bootstrap
+        .outbound
+        .iter()
+        .map(|o| o.listen)
+        .chain(bootstrap.inbound.iter().map(|i| i.listen));
     addresses
         .chain(bootstrap.http_proxy)
         .enumerate()
-        .map(|(role, address)| Ok(Listener { socket: accept::bind(address)?, role }))
+        .map(|(role, address)| {
+            Ok(Listener {
+                socket: accept::bind(address)?,
+                role,
+            })
+        })
         .collect()
 }
 
 /// The acceptor has a thread of its own: nothing that the control side does delays a connection.
-fn acceptor(listeners: Vec<Listener>, workers: Arc<Vec<Worker>>, shared: Arc<Shared>) -> io::Result<std::thread::JoinHandle<()>> {
+fn acceptor(
+    listeners: Vec<Listener>,
+    workers: Arc<Vec<Worker>>,
+    shared: Arc<Shared>,
+) -> io::Result<std::thread::JoinHandle<()>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     std::thread::Builder::new().name("acceptor".into()).spawn(move || {
         if let Err(error) = runtime.block_on(accept::run_acceptor(listeners, workers, shared.clone())) {
@@ -158,7 +185,13 @@ fn journeys(shared: &Arc<Shared>, log: Option<&AccessLog>) -> Journeys {
     });
     let inbound = shared.bootstrap.inbound.iter().filter_map(|i| {
         let protocol = Protocol::try_from_wire(i.protocol).ok()?;
-        Some(Arc::new(Inbound::new(&i.name, protocol, i.app, shared.clone(), log.cloned())))
+        Some(Arc::new(Inbound::new(
+            &i.name,
+            protocol,
+            i.app,
+            shared.clone(),
+            log.cloned(),
+        )))
     });
     Journeys {
         outbound: outbound.collect(),
@@ -173,6 +206,16 @@ impl Journeys {
         self.inbound.iter().for_each(|i| i.prune(now, IDLE));
         self.egress.prune(now, IDLE);
     }
+}
+
+/// Waits until a task of the control side ends by a panic; one that has nothing to do may return.
+async fn panicked(control: &mut tokio::task::JoinSet<()>) {
+    while let Some(ended) = control.join_next().await {
+        if ended.is_err() {
+            return;
+        }
+    }
+    std::future::pending().await
 }
 
 /// Waits until no connection is open.

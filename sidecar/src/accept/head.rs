@@ -68,8 +68,16 @@ impl Watch {
         let head = self.head_since.load(Relaxed);
         let in_request = self.in_request.load(Relaxed);
         (
-            if head == 0 { std::time::Duration::ZERO } else { since(head) },
-            if in_request { std::time::Duration::ZERO } else { since(self.last_read.load(Relaxed)) },
+            if head == 0 {
+                std::time::Duration::ZERO
+            } else {
+                since(head)
+            },
+            if in_request {
+                std::time::Duration::ZERO
+            } else {
+                since(self.last_read.load(Relaxed))
+            },
         )
     }
 
@@ -106,7 +114,11 @@ impl Scan {
     pub fn feed(&mut self, mut bytes: &[u8]) {
         while !self.done && !bytes.is_empty() {
             let (line, rest, ended) = match memchr::memchr(b'\n', bytes) {
-                Some(at) => (bytes.get(..at).unwrap_or_default(), bytes.get(at + 1..).unwrap_or_default(), true),
+                Some(at) => (
+                    bytes.get(..at).unwrap_or_default(),
+                    bytes.get(at + 1..).unwrap_or_default(),
+                    true,
+                ),
                 None => (bytes, &[][..], false),
             };
             for byte in line.iter().take(self.line.len().saturating_sub(self.in_line)) {
@@ -170,7 +182,11 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(cx, buf)
     }
-    fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
     }
     fn is_write_vectored(&self) -> bool {
@@ -205,9 +221,18 @@ mod tests {
         check("GET / HTTP/1.1\nHost: a\n\n", false);
         check("POST / HTTP/1.1\nContent-Length: 3\n\n", false);
         check("POST / HTTP/1.1\nContent-Length: 3\ncontent-LENGTH: 3\n\n", true);
-        check("POST / HTTP/1.1\nTransfer-Encoding: chunked\nContent-Length: 3\n\n", true);
-        check("POST / HTTP/1.1\nContent-Length: 3\nTransfer-Encoding: chunked\n\n", true);
-        check("POST / HTTP/1.1\nTransfer-Encoding: chunked\n\ncontent-length: 3\n", false);
+        check(
+            "POST / HTTP/1.1\nTransfer-Encoding: chunked\nContent-Length: 3\n\n",
+            true,
+        );
+        check(
+            "POST / HTTP/1.1\nContent-Length: 3\nTransfer-Encoding: chunked\n\n",
+            true,
+        );
+        check(
+            "POST / HTTP/1.1\nTransfer-Encoding: chunked\n\ncontent-length: 3\n",
+            false,
+        );
         check("POST / HTTP/1.1\nX-Content-Length: 3\nContent-Length: 3\n\n", false);
     }
 

@@ -35,7 +35,11 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
         Ok::<_, io::Error>(TcpListener::from(socket))
     })();
     bound.map_err(|e| {
-        let hint = if e.kind() == io::ErrorKind::AddrInUse { "; another process listens there" } else { "" };
+        let hint = if e.kind() == io::ErrorKind::AddrInUse {
+            "; another process listens there"
+        } else {
+            ""
+        };
         io::Error::new(e.kind(), format!("cannot listen on {address}: {e}{hint}"))
     })
 }
@@ -59,7 +63,10 @@ pub async fn run_acceptor(listeners: Vec<Listener>, workers: Arc<Vec<Worker>>, s
 
 async fn accept(listener: Listener, workers: Arc<Vec<Worker>>, shared: Arc<Shared>) -> io::Result<()> {
     // A raw accept instead of tokio's: the stream is registered once, on its worker.
-    #[expect(deprecated, reason = "its replacement is unsafe; std's listener owns its descriptor, which is what that is about")]
+    #[expect(
+        deprecated,
+        reason = "its replacement is unsafe; std's listener owns its descriptor, which is what that is about"
+    )]
     let socket = AsyncFd::new(listener.socket)?;
     loop {
         let mut ready = socket.readable().await?;
@@ -70,7 +77,13 @@ async fn accept(listener: Listener, workers: Arc<Vec<Worker>>, shared: Arc<Share
                 let full = open >= shared.directory.proxy().limits.max_connections;
                 let handed = !full && stream.set_nonblocking(true).is_ok() && {
                     let least = workers.iter().min_by_key(|w| w.open());
-                    least.is_some_and(|w| w.hand(Job { stream, client, role: listener.role }))
+                    least.is_some_and(|w| {
+                        w.hand(Job {
+                            stream,
+                            client,
+                            role: listener.role,
+                        })
+                    })
                 };
                 if !handed {
                     shared.stats.add(Gauge::ConnectionsRefused, 1);

@@ -69,7 +69,10 @@ where
         .pipeline_flush(true)
         .serve_connection(
             TokioIo::new(Watched::new(io, watch.clone())),
-            Bridge { inner: service, watch: Some(watch.clone()) },
+            Bridge {
+                inner: service,
+                watch: Some(watch.clone()),
+            },
         )
         .with_upgrades();
     tokio::pin!(connection);
@@ -77,7 +80,12 @@ where
     let started = tokio::time::Instant::now();
     let age = jittered(limits.max_connection_age);
     // One timer a connection looks at all its limits; exact times are not worth a timer each.
-    let mut look = tokio::time::interval(limits.header_timeout.min(Duration::from_secs(10)).max(Duration::from_millis(100)));
+    let mut look = tokio::time::interval(
+        limits
+            .header_timeout
+            .min(Duration::from_secs(10))
+            .max(Duration::from_millis(100)),
+    );
     look.reset();
     let mut leaving = false;
     loop {
@@ -119,9 +127,18 @@ where
         .max_send_buf_size(SEND_BUFFER)
         .max_header_list_size(u32::try_from(limits.max_header_bytes).unwrap_or(u32::MAX));
     if bounds.meshed {
-        builder.enable_connect_protocol().keep_alive_interval(Duration::from_secs(30)).keep_alive_timeout(Duration::from_secs(10));
+        builder
+            .enable_connect_protocol()
+            .keep_alive_interval(Duration::from_secs(30))
+            .keep_alive_timeout(Duration::from_secs(10));
     }
-    let connection = builder.serve_connection(TokioIo::new(io), Bridge { inner: service, watch: None });
+    let connection = builder.serve_connection(
+        TokioIo::new(io),
+        Bridge {
+            inner: service,
+            watch: None,
+        },
+    );
     tokio::pin!(connection);
     let mut draining = drain.watch();
     let age = tokio::time::sleep(jittered(limits.max_connection_age));

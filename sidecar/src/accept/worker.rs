@@ -24,7 +24,7 @@ pub struct Job {
     pub role: usize,
 }
 
-/// What a worker does with a connection: starts a task that owns it and the [`Open`] count.
+/// What a worker does with a connection: starts a task that owns it and the count of it.
 pub type Handler = Box<dyn Fn(TcpStream, SocketAddr, usize, Open) + Send>;
 
 /// The acceptor's end of a worker.
@@ -76,22 +76,24 @@ pub fn spawn(
     let open = Arc::new(AtomicUsize::new(0));
     let count = open.clone();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    std::thread::Builder::new().name(format!("data-{index}")).spawn(move || {
-        let _tell = Ended(ended, index);
-        runtime.block_on(async move {
-            let handle = make();
-            while let Some(job) = queue.recv().await {
-                let open = Open(count.clone());
-                match TcpStream::from_std(job.stream) {
-                    Ok(stream) => {
-                        connect::prepare(&stream);
-                        handle(stream, job.client, job.role, open);
+    std::thread::Builder::new()
+        .name(format!("data-{index}"))
+        .spawn(move || {
+            let _tell = Ended(ended, index);
+            runtime.block_on(async move {
+                let handle = make();
+                while let Some(job) = queue.recv().await {
+                    let open = Open(count.clone());
+                    match TcpStream::from_std(job.stream) {
+                        Ok(stream) => {
+                            connect::prepare(&stream);
+                            handle(stream, job.client, job.role, open);
+                        }
+                        Err(error) => tracing::warn!(%error, "a connection could not be registered"),
                     }
-                    Err(error) => tracing::warn!(%error, "a connection could not be registered"),
                 }
-            }
-        });
-    })?;
+            });
+        })?;
     Ok(Worker { jobs, open })
 }
 

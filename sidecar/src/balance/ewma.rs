@@ -21,7 +21,10 @@ impl PeakEwma {
     /// Before the first answer.
     #[must_use]
     pub fn new(now: Instant) -> Self {
-        Self { nanos: INITIAL.as_secs_f64() * 1e9, at: now }
+        Self {
+            nanos: INITIAL.as_secs_f64() * 1e9,
+            at: now,
+        }
     }
 
     /// Takes in one answer's latency.
@@ -54,7 +57,11 @@ impl PeakEwma {
     }
 
     fn keep(elapsed: Duration) -> f64 {
-        if elapsed.is_zero() { 1.0 } else { (-elapsed.as_secs_f64() / DECAY.as_secs_f64()).exp() }
+        if elapsed.is_zero() {
+            1.0
+        } else {
+            (-elapsed.as_secs_f64() / DECAY.as_secs_f64()).exp()
+        }
     }
 }
 

@@ -55,6 +55,9 @@ pub(crate) fn prepare(stream: &TcpStream) {
 pub async fn resolve(authority: &str, limit: Duration) -> io::Result<Vec<SocketAddr>> {
     match tokio::time::timeout(limit, tokio::net::lookup_host(authority)).await {
         Ok(found) => Ok(found?.collect()),
-        Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, format!("no address for {authority} within {limit:?}"))),
+        Err(_) => Err(io::Error::new(
+            io::ErrorKind::TimedOut,
+            format!("no address for {authority} within {limit:?}"),
+        )),
     }
 }

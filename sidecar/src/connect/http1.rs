@@ -44,7 +44,11 @@ impl Connection {
             }
             on_close();
         });
-        Ok(Self { sender, socket, idle_since: Instant::now() })
+        Ok(Self {
+            sender,
+            socket,
+            idle_since: Instant::now(),
+        })
     }
 
     /// True when the connection may carry a request: ready, young enough, and the peer has neither
@@ -76,7 +80,11 @@ impl AsyncRead for SharedSocket {
 }
 
 impl SharedSocket {
-    fn poll_send(&self, cx: &mut Context<'_>, mut send: impl FnMut(&TcpStream) -> io::Result<usize>) -> Poll<io::Result<usize>> {
+    fn poll_send(
+        &self,
+        cx: &mut Context<'_>,
+        mut send: impl FnMut(&TcpStream) -> io::Result<usize>,
+    ) -> Poll<io::Result<usize>> {
         loop {
             ready!(self.0.poll_write_ready(cx))?;
             match send(&self.0) {
@@ -92,7 +100,11 @@ impl AsyncWrite for SharedSocket {
         self.poll_send(cx, |s| s.try_write(buf))
     }
 
-    fn poll_write_vectored(self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
         self.poll_send(cx, |s| s.try_write_vectored(bufs))
     }
 
@@ -105,10 +117,14 @@ impl AsyncWrite for SharedSocket {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(match self.0.try_io(Interest::WRITABLE, || SockRef::from(&*self.0).shutdown(std::net::Shutdown::Write)) {
-            // Not connected any more: the peer was faster.
-            Err(e) if e.kind() != io::ErrorKind::NotConnected && e.kind() != io::ErrorKind::WouldBlock => Err(e),
-            _ => Ok(()),
-        })
+        Poll::Ready(
+            match self.0.try_io(Interest::WRITABLE, || {
+                SockRef::from(&*self.0).shutdown(std::net::Shutdown::Write)
+            }) {
+                // Not connected any more: the peer was faster.
+                Err(e) if e.kind() != io::ErrorKind::NotConnected && e.kind() != io::ErrorKind::WouldBlock => Err(e),
+                _ => Ok(()),
+            },
+        )
     }
 }

@@ -24,7 +24,10 @@ pub const CONNECTION_WINDOW: u32 = 8 * 1024 * 1024;
 /// Bytes kept for one stream that the peer does not take.
 pub const SEND_BUFFER: usize = 64 * 1024;
 
-const _: () = assert!(MAX_STREAMS * (STREAM_WINDOW as usize) <= CONNECTION_WINDOW as usize, "streams must not starve each other");
+const _: () = assert!(
+    MAX_STREAMS * (STREAM_WINDOW as usize) <= CONNECTION_WINDOW as usize,
+    "streams must not starve each other"
+);
 
 /// A shared connection.
 #[derive(Debug)]
@@ -52,7 +55,9 @@ impl Connection {
             .max_send_buf_size(SEND_BUFFER)
             .max_header_list_size(64 * 1024);
         if meshed {
-            builder.keep_alive_interval(Duration::from_secs(15)).keep_alive_timeout(Duration::from_secs(10));
+            builder
+                .keep_alive_interval(Duration::from_secs(15))
+                .keep_alive_timeout(Duration::from_secs(10));
         }
         let (sender, connection) = builder.handshake(TokioIo::new(stream)).await?;
         // Owned by the connection itself: it ends with the socket or with the last sender and stream.

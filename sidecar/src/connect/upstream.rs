@@ -65,7 +65,14 @@ pub struct SendError {
 impl Upstream {
     /// An endpoint without connections; nothing is dialled before the first request.
     #[must_use]
-    pub fn new(address: SocketAddr, wire: Wire, weight: u32, connect_timeout: Duration, max_age: Duration, stats: Arc<Stats>) -> Self {
+    pub fn new(
+        address: SocketAddr,
+        wire: Wire,
+        weight: u32,
+        connect_timeout: Duration,
+        max_age: Duration,
+        stats: Arc<Stats>,
+    ) -> Self {
         Self {
             address,
             wire,
@@ -119,7 +126,10 @@ impl Upstream {
         dial(self.address, self.connect_timeout).await
     }
 
-    async fn send_http1(self: &Arc<Self>, mut request: Request<Body>) -> Result<(Response<Incoming>, Lease), SendError> {
+    async fn send_http1(
+        self: &Arc<Self>,
+        mut request: Request<Body>,
+    ) -> Result<(Response<Incoming>, Lease), SendError> {
         loop {
             let (connection, fresh) = match self.take_idle() {
                 Some(connection) => (connection, false),
@@ -137,14 +147,22 @@ impl Upstream {
                 Err(mut error) => match error.take_message() {
                     // A pooled connection that ended before it took the request says nothing of the endpoint.
                     Some(back) if !fresh => request = back,
-                    Some(back) => return Err(SendError { unconnected: false, ..SendError::never(back, error.into_error().into()) }),
+                    Some(back) => {
+                        return Err(SendError {
+                            unconnected: false,
+                            ..SendError::never(back, error.into_error().into())
+                        });
+                    }
                     None => return Err(SendError::after(error.into_error())),
                 },
             }
         }
     }
 
-    async fn send_http2(self: &Arc<Self>, mut request: Request<Body>) -> Result<(Response<Incoming>, Lease), SendError> {
+    async fn send_http2(
+        self: &Arc<Self>,
+        mut request: Request<Body>,
+    ) -> Result<(Response<Incoming>, Lease), SendError> {
         // Connections that close under our hands are replaced; each round retires one, so this ends.
         for _ in 0..3 {
             let (connection, fresh) = match self.take_shared() {
@@ -160,12 +178,20 @@ impl Upstream {
                 Ok(response) => return Ok((response, lease)),
                 Err(mut error) => match error.take_message() {
                     Some(back) if !fresh => request = back,
-                    Some(back) => return Err(SendError { unconnected: false, ..SendError::never(back, error.into_error().into()) }),
+                    Some(back) => {
+                        return Err(SendError {
+                            unconnected: false,
+                            ..SendError::never(back, error.into_error().into())
+                        });
+                    }
                     None => return Err(SendError::after(error.into_error())),
                 },
             }
         }
-        Err(SendError::never(request, "every connection closed before it took the request".into()))
+        Err(SendError::never(
+            request,
+            "every connection closed before it took the request".into(),
+        ))
     }
 
     fn take_idle(&self) -> Option<http1::Connection> {
@@ -179,7 +205,11 @@ impl Upstream {
                 break;
             }
             // Its last answer has been read but its task has not run yet: keep one of these.
-            if !connection.sender.is_closed() && now.saturating_duration_since(connection.idle_since) < http1::IDLE && waiting.is_none() && !connection.sender.is_ready() {
+            if !connection.sender.is_closed()
+                && now.saturating_duration_since(connection.idle_since) < http1::IDLE
+                && waiting.is_none()
+                && !connection.sender.is_ready()
+            {
                 waiting = Some(connection);
             }
         }
@@ -238,7 +268,9 @@ impl Upstream {
 
     /// Closes connections that nobody used for `idle`. Called now and then, not per request.
     pub fn prune(&self, now: Instant, idle: Duration) {
-        self.idle.lock().retain(|c| now.saturating_duration_since(c.idle_since) <= http1::IDLE && !c.sender.is_closed());
+        self.idle
+            .lock()
+            .retain(|c| now.saturating_duration_since(c.idle_since) <= http1::IDLE && !c.sender.is_closed());
         self.shared.lock().retain(|c| {
             let unused = c.streams.load(Relaxed) == 0 && now.saturating_duration_since(*c.last_used.lock()) > idle;
             !(unused || c.retired(now))
@@ -248,11 +280,21 @@ impl Upstream {
 
 impl SendError {
     fn never(request: Request<Body>, source: Box<dyn std::error::Error + Send + Sync>) -> Self {
-        Self { failure: Failure::NeverSent, request: Some(request), unconnected: true, source }
+        Self {
+            failure: Failure::NeverSent,
+            request: Some(request),
+            unconnected: true,
+            source,
+        }
     }
 
     fn after(error: hyper::Error) -> Self {
-        Self { failure: classify(&error), request: None, unconnected: false, source: error.into() }
+        Self {
+            failure: classify(&error),
+            request: None,
+            unconnected: false,
+            source: error.into(),
+        }
     }
 }
 
@@ -264,7 +306,11 @@ fn classify(error: &hyper::Error) -> Failure {
         if let Some(h2) = e.downcast_ref::<h2::Error>() {
             let refused = h2.is_reset() && h2.is_remote() && h2.reason() == Some(h2::Reason::REFUSED_STREAM);
             let gone = h2.is_go_away() && h2.is_remote();
-            return if refused || gone { Failure::Refused } else { Failure::MaybeProcessed };
+            return if refused || gone {
+                Failure::Refused
+            } else {
+                Failure::MaybeProcessed
+            };
         }
         cause = e.source();
     }

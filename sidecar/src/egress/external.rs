@@ -35,7 +35,10 @@ pub(super) struct External {
 
 impl External {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
-        Self { shared, upstreams: Mutex::new(HashMap::new()) }
+        Self {
+            shared,
+            upstreams: Mutex::new(HashMap::new()),
+        }
     }
 
     pub(super) fn prune(&self, now: Instant, idle: Duration) {
@@ -47,9 +50,13 @@ impl External {
 
     /// A connection for CONNECT.
     pub(super) async fn connect(&self, authority: &Authority) -> Result<TcpStream, Refusal> {
-        let port = authority.port_u16().ok_or((Reason::BadRequest, "CONNECT needs a port".to_owned()))?;
+        let port = authority
+            .port_u16()
+            .ok_or((Reason::BadRequest, "CONNECT needs a port".to_owned()))?;
         let address = self.address(authority.host(), port).await?;
-        connect::dial(address, CONNECT).await.map_err(|e| (Reason::ConnectFailed, chain(&e)))
+        connect::dial(address, CONNECT)
+            .await
+            .map_err(|e| (Reason::ConnectFailed, chain(&e)))
     }
 
     /// Sends one request.
@@ -60,16 +67,24 @@ impl External {
         exchange: &mut Exchange,
     ) -> Result<Response<Body>, Refusal> {
         if request.uri().scheme_str() != Some("http") {
-            return Err((Reason::BadRequest, "only http:// is proxied; use CONNECT for anything else".into()));
+            return Err((
+                Reason::BadRequest,
+                "only http:// is proxied; use CONNECT for anything else".into(),
+            ));
         }
-        let address = self.address(authority.host(), authority.port_u16().unwrap_or(80)).await?;
+        let address = self
+            .address(authority.host(), authority.port_u16().unwrap_or(80))
+            .await?;
         let upstream = self.upstream(address);
         let (mut parts, body) = request.into_parts();
         let plan = Plan::read(&mut parts, false).map_err(|_| (Reason::BadRequest, String::new()))?;
         // RFC 9112 §3.2.2: a proxy takes the authority of the target, not the Host that came along.
         parts.headers.remove(http::header::HOST);
         let source = (!http_body::Body::is_end_stream(&body)).then(|| Source::new(body));
-        let body = source.as_ref().and_then(Source::take).map_or_else(Body::empty, Body::replay);
+        let body = source
+            .as_ref()
+            .and_then(Source::take)
+            .map_or_else(Body::empty, Body::replay);
         let mut request = Request::from_parts(parts, body);
         plan.dress(&mut request, Wire::Http1, authority);
         exchange.tried();
@@ -80,7 +95,11 @@ impl External {
                 Ok(response.map(Body::incoming))
             }
             Err(error) => {
-                let reason = if error.failure == Failure::NeverSent { Reason::ConnectFailed } else { Reason::UpstreamReset };
+                let reason = if error.failure == Failure::NeverSent {
+                    Reason::ConnectFailed
+                } else {
+                    Reason::UpstreamReset
+                };
                 Err((reason, chain(&*error.source)))
             }
         }
@@ -93,7 +112,16 @@ impl External {
         }
         let age = self.shared.directory.proxy().limits.max_connection_age;
         all.entry(address)
-            .or_insert_with(|| Arc::new(Upstream::new(address, Wire::Http1, 1, CONNECT, age, self.shared.stats.clone())))
+            .or_insert_with(|| {
+                Arc::new(Upstream::new(
+                    address,
+                    Wire::Http1,
+                    1,
+                    CONNECT,
+                    age,
+                    self.shared.stats.clone(),
+                ))
+            })
             .clone()
     }
 
@@ -101,17 +129,26 @@ impl External {
     async fn address(&self, host: &str, port: u16) -> Result<SocketAddr, Refusal> {
         let denied = |d: policy::Denied| match d {
             policy::Denied::Policy => (Reason::ExternalDenied, format!("{host} is not in `external`")),
-            policy::Denied::LinkLocal => (Reason::ExternalDenied, format!("{host} is a link-local address; these serve credentials")),
+            policy::Denied::LinkLocal => (
+                Reason::ExternalDenied,
+                format!("{host} is a link-local address; these serve credentials"),
+            ),
         };
         policy::host(&self.shared.directory.proxy().external, host).map_err(denied)?;
         let bare = host.trim_matches(['[', ']']);
         let found = match bare.parse() {
             Ok(ip) => vec![SocketAddr::new(ip, port)],
-            Err(_) => connect::resolve(&format!("{host}:{port}"), CONNECT).await.map_err(|e| {
-                // A name without a dot that nobody knows was meant for the mesh.
-                let reason = if host.contains('.') { Reason::ConnectFailed } else { Reason::UnknownService };
-                (reason, format!("{host}: neither a mesh service nor a host: {e}"))
-            })?,
+            Err(_) => connect::resolve(&format!("{host}:{port}"), CONNECT)
+                .await
+                .map_err(|e| {
+                    // A name without a dot that nobody knows was meant for the mesh.
+                    let reason = if host.contains('.') {
+                        Reason::ConnectFailed
+                    } else {
+                        Reason::UnknownService
+                    };
+                    (reason, format!("{host}: neither a mesh service nor a host: {e}"))
+                })?,
         };
         let mut refused = (Reason::ConnectFailed, format!("{host} has no address"));
         for address in found {

@@ -35,7 +35,11 @@ mod tests {
             ("api.example.com", None),
             ("[::1]", None),
         ] {
-            assert_eq!(service(host, "default").as_ref().map(ServiceName::as_str), expected, "{host}");
+            assert_eq!(
+                service(host, "default").as_ref().map(ServiceName::as_str),
+                expected,
+                "{host}"
+            );
         }
     }
 }

@@ -37,20 +37,40 @@ impl Body {
     /// No bytes.
     #[must_use]
     pub fn empty() -> Self {
-        Self { kind: Kind::Empty, exchange: None, cut: None }
+        Self {
+            kind: Kind::Empty,
+            exchange: None,
+            cut: None,
+        }
     }
 
     /// These bytes.
     #[must_use]
     pub fn full(bytes: Bytes) -> Self {
-        Self { kind: if bytes.is_empty() { Kind::Empty } else { Kind::Full(bytes) }, exchange: None, cut: None }
+        Self {
+            kind: if bytes.is_empty() {
+                Kind::Empty
+            } else {
+                Kind::Full(bytes)
+            },
+            exchange: None,
+            cut: None,
+        }
     }
 
     /// A body as it arrives.
     #[must_use]
     pub fn incoming(body: Incoming) -> Self {
-        let kind = if http_body::Body::is_end_stream(&body) { Kind::Empty } else { Kind::Incoming(body) };
-        Self { kind, exchange: None, cut: None }
+        let kind = if http_body::Body::is_end_stream(&body) {
+            Kind::Empty
+        } else {
+            Kind::Incoming(body)
+        };
+        Self {
+            kind,
+            exchange: None,
+            cut: None,
+        }
     }
 
     /// An answer's body that ends, broken, at the caller's own deadline.
@@ -66,7 +86,11 @@ impl Body {
     /// A request's body that may be sent again.
     #[must_use]
     pub fn replay(body: Replay) -> Self {
-        Self { kind: Kind::Replay(body), exchange: None, cut: None }
+        Self {
+            kind: Kind::Replay(body),
+            exchange: None,
+            cut: None,
+        }
     }
 
     /// Tells `exchange` when the body ends. An answer without bytes ends now.

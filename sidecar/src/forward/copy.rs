@@ -38,10 +38,20 @@ where
     let result = std::future::poll_fn(|cx| {
         let forward = forth.poll(cx, a, b)?;
         let backward = back.poll(cx, b, a)?;
-        if forward.is_ready() && backward.is_ready() { Poll::Ready(Ok(())) } else { Poll::Pending }
+        if forward.is_ready() && backward.is_ready() {
+            Poll::Ready(Ok(()))
+        } else {
+            Poll::Pending
+        }
     })
     .await;
-    (Moved { forth: forth.moved, back: back.moved }, result)
+    (
+        Moved {
+            forth: forth.moved,
+            back: back.moved,
+        },
+        result,
+    )
 }
 
 /// Makes the socket's close a reset (RST), so that the peer never takes it for a clean end.
@@ -67,11 +77,21 @@ enum State {
 
 impl OneWay {
     fn new() -> Self {
-        Self { buffer: Vec::new(), start: 0, end: 0, moved: 0, state: State::Copying }
+        Self {
+            buffer: Vec::new(),
+            start: 0,
+            end: 0,
+            moved: 0,
+            state: State::Copying,
+        }
     }
 
     fn grow(&mut self) {
-        let wanted = STEPS.iter().rev().find(|(after, _)| self.moved >= *after).map_or(1024, |(_, size)| *size);
+        let wanted = STEPS
+            .iter()
+            .rev()
+            .find(|(after, _)| self.moved >= *after)
+            .map_or(1024, |(_, size)| *size);
         if self.buffer.len() < wanted {
             self.buffer.resize(wanted, 0);
         }

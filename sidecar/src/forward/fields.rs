@@ -33,7 +33,9 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
     }
     if let Some(te) = headers.get(TE) {
         // RFC 9110 §10.1.4: TE describes this hop; only `trailers` may pass on (RFC 9113 §8.2.2).
-        let trailers = te.to_str().is_ok_and(|t| t.split(',').any(|x| x.trim().eq_ignore_ascii_case("trailers")));
+        let trailers = te
+            .to_str()
+            .is_ok_and(|t| t.split(',').any(|x| x.trim().eq_ignore_ascii_case("trailers")));
         if trailers {
             headers.insert(TE, HeaderValue::from_static("trailers"));
         } else {

@@ -4,8 +4,8 @@
 //! `;upgrade` when the request asked for one. It is set by the sidecar of the caller, read and removed
 //! by the sidecar of the callee, and never passed to or taken from an app.
 
-use http::header::{HeaderMap, HeaderName, HeaderValue, TRANSFER_ENCODING};
 use http::Version;
+use http::header::{HeaderMap, HeaderName, HeaderValue, TRANSFER_ENCODING};
 
 /// The reserved field.
 pub const ORIGIN: HeaderName = HeaderName::from_static("outrigger-origin");
@@ -25,7 +25,11 @@ impl Origin {
     /// Reads the framing of an HTTP/1 message before its hop-by-hop fields are removed.
     #[must_use]
     pub fn of(version: Version, headers: &HeaderMap) -> Self {
-        Self { version, chunked: headers.contains_key(TRANSFER_ENCODING), upgrade: false }
+        Self {
+            version,
+            chunked: headers.contains_key(TRANSFER_ENCODING),
+            upgrade: false,
+        }
     }
 
     /// The field's value. No allocation.
@@ -51,7 +55,11 @@ impl Origin {
             b"2" => (Version::HTTP_2, false, false),
             _ => return None,
         };
-        Some(Self { version, chunked, upgrade })
+        Some(Self {
+            version,
+            chunked,
+            upgrade,
+        })
     }
 }
 
@@ -66,7 +74,11 @@ mod tests {
                 if (chunked || upgrade) && version != Version::HTTP_11 {
                     continue;
                 }
-                let origin = Origin { version, chunked, upgrade };
+                let origin = Origin {
+                    version,
+                    chunked,
+                    upgrade,
+                };
                 let mut headers = HeaderMap::new();
                 headers.insert(ORIGIN, origin.to_value());
                 assert_eq!(Origin::take(&mut headers), Some(origin));

@@ -66,7 +66,11 @@ impl Source {
             return None;
         }
         kept.turn += 1;
-        Some(Replay { shared: self.0.clone(), next: 0, turn: kept.turn })
+        Some(Replay {
+            shared: self.0.clone(),
+            next: 0,
+            turn: kept.turn,
+        })
     }
 
     /// True when the client has sent all of it.

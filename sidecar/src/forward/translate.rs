@@ -63,8 +63,19 @@ impl Plan {
             _ => fields::upgrade_token(headers),
         };
         fields::strip_hop_by_hop(headers);
-        let path = parts.uri.path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/"));
-        Ok(Self { method, path, authority: parts.uri.authority().cloned(), origin, upgrade, meshed: told.is_some() })
+        let path = parts
+            .uri
+            .path_and_query()
+            .cloned()
+            .unwrap_or(PathAndQuery::from_static("/"));
+        Ok(Self {
+            method,
+            path,
+            authority: parts.uri.authority().cloned(),
+            origin,
+            upgrade,
+            meshed: told.is_some(),
+        })
     }
 
     /// The path and query, byte for byte.
@@ -99,13 +110,19 @@ impl Plan {
             Wire::Mesh => {
                 *request.version_mut() = Version::HTTP_2;
                 // `Host` travels as a field, byte for byte; the authority only names the service.
-                let authority = self.authority.clone().filter(|_| !from_http1).unwrap_or_else(|| fallback.clone());
+                let authority = self
+                    .authority
+                    .clone()
+                    .filter(|_| !from_http1)
+                    .unwrap_or_else(|| fallback.clone());
                 *request.uri_mut() = absolute(authority, self.path.clone());
                 request.extensions_mut().remove::<Protocol>();
                 let mut origin = self.origin;
                 if let Some(token) = &self.upgrade {
                     *request.method_mut() = Method::CONNECT;
-                    request.extensions_mut().insert(Protocol::from(token.to_str().unwrap_or("websocket")));
+                    request
+                        .extensions_mut()
+                        .insert(Protocol::from(token.to_str().unwrap_or("websocket")));
                     origin.upgrade = true;
                 }
                 request.headers_mut().insert(ORIGIN, origin.to_value());
@@ -163,7 +180,11 @@ impl Plan {
             }
             Wire::Http1 | Wire::Http2 => {
                 let granted = self.upgrade.is_some() && response.status() == StatusCode::SWITCHING_PROTOCOLS;
-                let token = if granted { response.headers().get(UPGRADE).cloned() } else { None };
+                let token = if granted {
+                    response.headers().get(UPGRADE).cloned()
+                } else {
+                    None
+                };
                 fields::strip_hop_by_hop(response.headers_mut());
                 response.headers_mut().remove(ORIGIN);
                 if granted {
@@ -194,7 +215,11 @@ pub fn answer_to_mesh(response: &mut Response<Body>, upgrade: bool) {
     let headers = response.headers_mut();
     headers.remove(CONNECTION);
     headers.remove(UPGRADE);
-    let origin = Origin { version: Version::HTTP_11, chunked: false, upgrade: true };
+    let origin = Origin {
+        version: Version::HTTP_11,
+        chunked: false,
+        upgrade: true,
+    };
     headers.insert(ORIGIN, origin.to_value());
     match response.status() {
         StatusCode::SWITCHING_PROTOCOLS => *response.status_mut() = StatusCode::OK,

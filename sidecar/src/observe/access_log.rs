@@ -49,7 +49,10 @@ impl Record {
     /// The present as Unix seconds.
     #[must_use]
     pub fn now() -> f64 {
-        SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs_f64()
+        SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or(Duration::ZERO)
+            .as_secs_f64()
     }
 }
 

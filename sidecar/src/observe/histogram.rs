@@ -24,13 +24,19 @@ pub struct HistogramSnapshot {
 
 impl Default for Histogram {
     fn default() -> Self {
-        Self { buckets: [const { AtomicU64::new(0) }; BUCKETS], sum_ns: AtomicU64::new(0) }
+        Self {
+            buckets: [const { AtomicU64::new(0) }; BUCKETS],
+            sum_ns: AtomicU64::new(0),
+        }
     }
 }
 
 impl Default for HistogramSnapshot {
     fn default() -> Self {
-        Self { buckets: [0; BUCKETS], sum_ns: 0 }
+        Self {
+            buckets: [0; BUCKETS],
+            sum_ns: 0,
+        }
     }
 }
 
@@ -73,7 +79,10 @@ impl HistogramSnapshot {
         if count == 0 {
             return Duration::ZERO;
         }
-        #[expect(clippy::cast_precision_loss, reason = "a count of requests fits f64 well enough for a quantile")]
+        #[expect(
+            clippy::cast_precision_loss,
+            reason = "a count of requests fits f64 well enough for a quantile"
+        )]
         let target = (count as f64 * q).ceil();
         let mut seen = 0u64;
         for (i, n) in self.buckets.iter().enumerate() {

@@ -65,15 +65,60 @@ pub enum Gauge {
 impl Gauge {
     /// All, with metric name and help text.
     pub const ALL: [(Self, &'static str, &'static str, &'static str); 9] = [
-        (Self::ConnectionsRefused, "outrigger_connections_refused_total", "counter", "Client connections refused at the cap."),
-        (Self::AcceptPaused, "outrigger_accept_paused_total", "counter", "Times that accepting paused for lack of file descriptors."),
-        (Self::UnknownFieldsIgnored, "outrigger_unknown_fields_ignored_total", "counter", "Unknown configuration fields ignored."),
-        (Self::ResourcesRejected, "outrigger_resources_rejected_total", "counter", "Resources refused."),
-        (Self::AccessLogDropped, "outrigger_access_log_dropped_total", "counter", "Access-log lines dropped."),
-        (Self::InformationalDropped, "outrigger_informational_dropped_total", "counter", "Informational answers (102, 103) dropped."),
-        (Self::ControlPlaneConnected, "outrigger_control_plane_connected", "gauge", "1 while connected to the control plane."),
-        (Self::Panics, "outrigger_panics_total", "counter", "Tasks that ended by a panic."),
-        (Self::UpstreamConnections, "outrigger_upstream_connections", "gauge", "Upstream connections open."),
+        (
+            Self::ConnectionsRefused,
+            "outrigger_connections_refused_total",
+            "counter",
+            "Client connections refused at the cap.",
+        ),
+        (
+            Self::AcceptPaused,
+            "outrigger_accept_paused_total",
+            "counter",
+            "Times that accepting paused for lack of file descriptors.",
+        ),
+        (
+            Self::UnknownFieldsIgnored,
+            "outrigger_unknown_fields_ignored_total",
+            "counter",
+            "Unknown configuration fields ignored.",
+        ),
+        (
+            Self::ResourcesRejected,
+            "outrigger_resources_rejected_total",
+            "counter",
+            "Resources refused.",
+        ),
+        (
+            Self::AccessLogDropped,
+            "outrigger_access_log_dropped_total",
+            "counter",
+            "Access-log lines dropped.",
+        ),
+        (
+            Self::InformationalDropped,
+            "outrigger_informational_dropped_total",
+            "counter",
+            "Informational answers (102, 103) dropped.",
+        ),
+        (
+            Self::ControlPlaneConnected,
+            "outrigger_control_plane_connected",
+            "gauge",
+            "1 while connected to the control plane.",
+        ),
+        (
+            Self::Panics,
+            "outrigger_panics_total",
+            "counter",
+            "Tasks that ended by a panic.",
+        ),
+        (
+            Self::UpstreamConnections,
+            "outrigger_upstream_connections",
+            "gauge",
+            "Upstream connections open.",
+        ),
     ];
 }
 

@@ -70,7 +70,14 @@ impl Cluster {
             service: name.as_str().into(),
             port: port.unwrap_or_default().into(),
         });
-        Self { port: port.map(Arc::from), resolved: Mutex::new(None), cell, authority, shared, destination }
+        Self {
+            port: port.map(Arc::from),
+            resolved: Mutex::new(None),
+            cell,
+            authority,
+            shared,
+            destination,
+        }
     }
 
     /// The service called.
@@ -132,7 +139,10 @@ impl Cluster {
                         self.shared.stats.clone(),
                     )),
                 };
-                Some(Target { endpoint: endpoint.clone(), upstream })
+                Some(Target {
+                    endpoint: endpoint.clone(),
+                    upstream,
+                })
             })
             .collect();
         let resolved = Arc::new(Resolved {
@@ -158,7 +168,11 @@ impl Resolved {
     #[must_use]
     pub fn pick(&self, now: Instant, tried: &Tried) -> Option<(usize, &Arc<Upstream>)> {
         let load = |i: usize| self.endpoints.get(i).map(|t| t.upstream.load(now));
-        let fresh = p2c::pick(self.endpoints.len(), |k| fastrand::usize(..k), |i| load(i).filter(|_| !tried.contains(&i)));
+        let fresh = p2c::pick(
+            self.endpoints.len(),
+            |k| fastrand::usize(..k),
+            |i| load(i).filter(|_| !tried.contains(&i)),
+        );
         let picked = fresh.or_else(|| p2c::pick(self.endpoints.len(), |k| fastrand::usize(..k), load))?;
         Some((picked, &self.endpoints.get(picked)?.upstream))
     }

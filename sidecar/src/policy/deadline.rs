@@ -22,7 +22,10 @@ impl Deadline {
     #[must_use]
     pub fn new(now: Instant, headers: &HeaderMap, service: Option<Duration>) -> Self {
         let caller = headers.get(GRPC_TIMEOUT).and_then(|v| parse_grpc_timeout(v.as_bytes()));
-        Self { whole: caller.and_then(|t| now.checked_add(t)), head: service }
+        Self {
+            whole: caller.and_then(|t| now.checked_add(t)),
+            head: service,
+        }
     }
 
     /// When to look next, if the request's body has (`sent`) or has not been sent whole at `now`.
@@ -106,7 +109,11 @@ mod tests {
         assert_eq!(deadline.next(now, Some(now)), Some(now + Duration::from_secs(2)));
         let deadline = Deadline::new(now, &HeaderMap::new(), Some(Duration::from_secs(5)));
         let later = now + Duration::from_secs(60);
-        assert_eq!(deadline.next(later, None), Some(later + Duration::from_secs(5)), "still uploading");
+        assert_eq!(
+            deadline.next(later, None),
+            Some(later + Duration::from_secs(5)),
+            "still uploading"
+        );
     }
 
     proptest! {

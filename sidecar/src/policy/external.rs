@@ -24,7 +24,10 @@ pub fn host(policy: &External, host: &str) -> Result<(), Denied> {
             .len()
             .checked_sub(suffix.len())
             .filter(|dot| *dot > 1)
-            .is_some_and(|dot| name.as_bytes().get(dot - 1) == Some(&b'.') && name.get(dot..).is_some_and(|tail| tail.eq_ignore_ascii_case(suffix))),
+            .is_some_and(|dot| {
+                name.as_bytes().get(dot - 1) == Some(&b'.')
+                    && name.get(dot..).is_some_and(|tail| tail.eq_ignore_ascii_case(suffix))
+            }),
         None => pattern.eq_ignore_ascii_case(name),
     };
     match policy {
@@ -71,7 +74,11 @@ mod tests {
     #[test]
     fn metadata_addresses_are_refused_in_every_spelling() {
         for text in ["169.254.169.254", "::ffff:169.254.169.254", "fe80::1", "fd00:ec2::254"] {
-            assert_eq!(address(text.parse().expect("address")), Err(Denied::LinkLocal), "{text}");
+            assert_eq!(
+                address(text.parse().expect("address")),
+                Err(Denied::LinkLocal),
+                "{text}"
+            );
         }
         assert_eq!(address("127.0.0.1".parse().expect("address")), Ok(()));
     }

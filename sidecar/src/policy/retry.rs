@@ -53,7 +53,11 @@ mod tests {
             (Refused, 1, 2, false, Verdict::GiveUp),
             (MaybeProcessed, 1, 5, true, Verdict::GiveUp),
         ] {
-            assert_eq!(verdict(failure, tries, endpoints, replayable), expected, "{failure:?} {tries} {endpoints}");
+            assert_eq!(
+                verdict(failure, tries, endpoints, replayable),
+                expected,
+                "{failure:?} {tries} {endpoints}"
+            );
         }
     }
 }

@@ -70,7 +70,7 @@ pub(crate) async fn show(watch: bool, page: impl AsyncFn() -> anyhow::Result<Str
     if !watch {
         return Ok(());
     }
-    let mut ticks = tokio::time::interval(Duration::from_secs(1));
+    let mut ticks = tokio::time::interval_at(tokio::time::Instant::now() + PERIOD, PERIOD);
     loop {
         ticks.tick().await;
         let next = page().await?;
@@ -80,6 +80,9 @@ pub(crate) async fn show(watch: bool, page: impl AsyncFn() -> anyhow::Result<Str
         }
     }
 }
+
+/// Between two looks.
+const PERIOD: Duration = Duration::from_secs(1);
 
 /// A table without lines; the header in bold.
 pub(crate) fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {

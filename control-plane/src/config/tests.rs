@@ -169,7 +169,7 @@ fn reports() {
         ),
         (
             "same_variable",
-            "service: a\ncalls: [b, x/b]\n---\nservice: b\n---\nservice: b\nnamespace: x\n",
+            "service: a\ncalls: [b, x/b, b, b-http]\n---\nservice: b\nprotocol: http\n---\nservice: b\nnamespace: x\n---\nservice: b-http\n",
         ),
     ];
     for (title, text) in cases {

@@ -174,16 +174,43 @@ fn calls(services: &[(ServiceDoc, &Node)], documents: &[&Node], context: &Contex
                 let error = report.error(at, message);
                 report.push(error.label("no such service").help(help));
             }
+            let own = variables(call, services);
             let earlier = service.calls.get(..i).unwrap_or_default();
-            if let Some(j) = earlier.iter().position(|other| other.service() == call.service()) {
+            let clash = earlier.iter().enumerate().find_map(|(j, other)| {
+                let theirs = variables(other, services);
+                own.iter()
+                    .find(|variable| theirs.contains(variable))
+                    .map(|variable| (j, other, variable))
+            });
+            if let Some((j, other, variable)) = clash {
                 let first = node.at(&["calls", &j.to_string()]);
-                let error = report.error(at, format!("`{}` stands twice in `calls`", call.service()));
-                report.push(error.label("again here").also(first, "first here").help(
-                    "both would be told to the app by the same variable; call one of them by the HTTP proxy".to_owned(),
-                ));
+                let message = if other == call {
+                    format!("`{}` stands twice in `calls`", shown(call, service))
+                } else {
+                    let (one, two) = (shown(other, service), shown(call, service));
+                    format!("`{one}` and `{two}` would both be told to the app as {variable}")
+                };
+                let error = report.error(at, message).label("again here").also(first, "first here");
+                let help = (other != call).then(|| "call one of them by the HTTP proxy, or rename it".to_owned());
+                report.push(error.help(help));
             }
         }
     }
+}
+
+/// The variables by which an app is told where `call` is: one for the service, and one for each of its ports.
+fn variables(call: &ServiceName, services: &[(ServiceDoc, &Node)]) -> Vec<String> {
+    let word = |text: &str| text.to_ascii_uppercase().replace('-', "_");
+    let name = word(call.service());
+    let ports = services
+        .iter()
+        .find(|(service, _)| service.name == *call)
+        .map(|(service, _)| service.ports.as_slice());
+    let named = ports
+        .unwrap_or_default()
+        .iter()
+        .map(|port| format!("{name}_{}_ADDR", word(&port.name)));
+    std::iter::once(format!("{name}_ADDR")).chain(named).collect()
 }
 
 /// The name as a document of the same namespace writes it.

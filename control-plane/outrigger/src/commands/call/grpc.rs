@@ -306,3 +306,59 @@ impl Decoder for Raw {
         Ok(Some(input.copy_to_bytes(input.remaining())))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use prost::Message as _;
+    use prost_reflect::{DescriptorPool, DynamicMessage};
+
+    use super::{find, messages};
+
+    fn pool() -> DescriptorPool {
+        DescriptorPool::decode(outrigger_proto::wire::DESCRIPTORS).unwrap()
+    }
+
+    #[test]
+    fn a_method_is_found_by_any_part_that_is_enough() {
+        for name in [
+            "Check",
+            "Health/Check",
+            "grpc.health.v1.Health/Check",
+            "grpc.health.v1.Health.Check",
+        ] {
+            assert_eq!(find(&pool(), name).unwrap().full_name(), "grpc.health.v1.Health.Check");
+        }
+        let error = find(&pool(), "Chek").unwrap_err().to_string();
+        assert_eq!(error, "no method `Chek`; did you mean `Check`?");
+        // The end of a word is no part.
+        assert!(find(&pool(), "heck").is_err());
+    }
+
+    #[test]
+    fn json_becomes_messages() {
+        let session = find(&pool(), "Session").unwrap();
+        let two = messages(&session, r#"{"id": 1, "renew": {}} {"id": "2"}"#).unwrap();
+        let ids = two.into_iter().map(|bytes| {
+            let message = DynamicMessage::decode(session.input(), bytes).unwrap();
+            message.transcode_to::<outrigger_proto::wire::agent::Up>().unwrap().id
+        });
+        assert_eq!(ids.collect::<Vec<_>>(), [1, 2]);
+        assert_eq!(messages(&session, "").unwrap().len(), 0);
+    }
+
+    #[test]
+    fn a_mistake_in_json_names_the_message_and_its_fields() {
+        let check = find(&pool(), "Check").unwrap();
+        let error = messages(&check, r#"{"servise": "x"}"#).unwrap_err().to_string();
+        assert!(
+            error.starts_with("message 1 is no grpc.health.v1.HealthCheckRequest: "),
+            "{error}"
+        );
+        assert!(error.ends_with("its fields: service"), "{error}");
+        assert!(messages(&check, "{").unwrap_err().to_string().starts_with("not JSON: "));
+        assert_eq!(
+            messages(&check, "{}").unwrap()[0].len(),
+            DynamicMessage::new(check.input()).encoded_len()
+        );
+    }
+}

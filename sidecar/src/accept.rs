@@ -4,6 +4,7 @@
 //! with one single-threaded runtime, its own pools and counters. Knows no routes.
 
 pub mod head;
+mod linger;
 mod listen;
 pub mod serve;
 mod worker;

@@ -20,7 +20,7 @@ use crate::detect::{self, Detected};
 use crate::exchange::{Exchange, Line};
 use crate::forward::body::Body;
 use crate::forward::replay::Source;
-use crate::forward::translate::{self, Plan};
+use crate::forward::translate::{self, Plan, Unplannable};
 use crate::forward::{copy, tunnel};
 use crate::observe::access_log::AccessLog;
 use crate::observe::{Cell, Direction, Key};
@@ -168,7 +168,7 @@ impl Inbound {
         let version = parts.version;
         let planned = match doubtful {
             true => Err("Content-Length stands twice or beside Transfer-Encoding"),
-            false => Plan::read(&mut parts, true).map_err(|_| "CONNECT is for a proxy"),
+            false => Plan::read(&mut parts, true).map_err(Unplannable::as_str),
         };
         let plan = match planned {
             Ok(plan) => plan,
@@ -317,11 +317,7 @@ fn problem(error: &SendError) -> Problem {
 
 fn bad_request(mut exchange: Exchange, dress: Dress, detail: &str) -> Response<Body> {
     exchange.refused(Reason::BadRequest);
-    let mut response = respond::answer(Reason::BadRequest, dress, detail);
-    response
-        .headers_mut()
-        .insert(http::header::CONNECTION, http::HeaderValue::from_static("close"));
-    response.map(|body| body.told(exchange))
+    respond::answer(Reason::BadRequest, dress, detail).map(|body| body.told(exchange))
 }
 
 #[derive(Debug, Clone)]

@@ -146,13 +146,7 @@ impl Outbound {
             }
             Err(problem) => {
                 exchange.refused(problem.reason);
-                let mut response = respond::answer(problem.reason, dress, &problem.detail);
-                if problem.reason == Reason::BadRequest {
-                    response
-                        .headers_mut()
-                        .insert(http::header::CONNECTION, http::HeaderValue::from_static("close"));
-                }
-                response.map(|body| body.told(exchange))
+                respond::answer(problem.reason, dress, &problem.detail).map(|body| body.told(exchange))
             }
         }
     }
@@ -167,8 +161,7 @@ impl Outbound {
         let resolved = self.cluster.resolve().await.map_err(|reason| self.unresolved(reason))?;
         let client_upgrade = tunnel::client_end(&mut request);
         let (mut parts, body) = request.into_parts();
-        let plan = Plan::read(&mut parts, false)
-            .map_err(|_| Problem::new(Reason::BadRequest, "CONNECT is for the proxy port".into()))?;
+        let plan = Plan::read(&mut parts, false).map_err(|e| Problem::new(Reason::BadRequest, e.as_str().into()))?;
         let now = exchange.started();
         let deadline = Deadline::new(now, &parts.headers, resolved.timeout);
         if let Some(left) = deadline.forwarded(now) {

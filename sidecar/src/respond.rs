@@ -6,7 +6,7 @@
 use std::time::Instant;
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
+use http::header::{CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue};
 use http::{Response, StatusCode};
 
 use crate::forward::body::Body;
@@ -117,6 +117,10 @@ pub fn answer(reason: Reason, dress: Dress, detail: &str) -> Response<Body> {
             *r.status_mut() = StatusCode::from_u16(reason.status()).unwrap_or(StatusCode::BAD_GATEWAY);
             r.headers_mut()
                 .insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+            if reason == Reason::BadRequest {
+                // What follows on the connection is in doubt too.
+                r.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
             r
         }
         Dress::Grpc => {

@@ -12,6 +12,7 @@ use outrigger_proto::model::Limits;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::head::{Watch, Watched};
+use super::linger::Lingering;
 use crate::connect::{CONNECTION_WINDOW, MAX_STREAMS, SEND_BUFFER, STREAM_WINDOW};
 use crate::drain::{Drain, Phase};
 use crate::forward::body::Body;
@@ -66,9 +67,8 @@ where
         .half_close(false)
         .max_headers(limits.max_headers)
         .max_buf_size(limits.max_header_bytes.max(8192))
-        .pipeline_flush(true)
         .serve_connection(
-            TokioIo::new(Watched::new(io, watch.clone())),
+            TokioIo::new(Lingering::new(Watched::new(io, watch.clone()))),
             Bridge {
                 inner: service,
                 watch: Some(watch.clone()),
@@ -133,7 +133,7 @@ where
             .keep_alive_timeout(Duration::from_secs(10));
     }
     let connection = builder.serve_connection(
-        TokioIo::new(io),
+        TokioIo::new(Lingering::new(io)),
         Bridge {
             inner: service,
             watch: None,

@@ -77,7 +77,7 @@ impl External {
             .await?;
         let upstream = self.upstream(address);
         let (mut parts, body) = request.into_parts();
-        let plan = Plan::read(&mut parts, false).map_err(|_| (Reason::BadRequest, String::new()))?;
+        let plan = Plan::read(&mut parts, false).map_err(|e| (Reason::BadRequest, e.as_str().into()))?;
         // RFC 9112 §3.2.2: a proxy takes the authority of the target, not the Host that came along.
         parts.headers.remove(http::header::HOST);
         let source = (!http_body::Body::is_end_stream(&body)).then(|| Source::new(body));

@@ -37,6 +37,19 @@ pub struct Plan {
 pub enum Unplannable {
     /// CONNECT without a protocol, to something that is not a proxy.
     Connect,
+    /// No `Host` in HTTP/1.1, or two of them (RFC 9112 §3.2).
+    Host,
+}
+
+impl Unplannable {
+    /// For the person who made the request.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Connect => "CONNECT is for the proxy port",
+            Self::Host => "Host is missing or stands twice",
+        }
+    }
 }
 
 impl Plan {
@@ -47,6 +60,14 @@ impl Plan {
     /// When the request asks for what only a proxy does.
     pub fn read(parts: &mut Parts, trusted: bool) -> Result<Self, Unplannable> {
         let headers = &mut parts.headers;
+        let hosts = if parts.version < Version::HTTP_2 {
+            headers.get_all(HOST).iter().take(2).count()
+        } else {
+            1
+        };
+        if hosts > 1 || (hosts == 0 && parts.version == Version::HTTP_11) {
+            return Err(Unplannable::Host);
+        }
         let told = Origin::take(headers).filter(|_| trusted);
         let origin = told.unwrap_or_else(|| Origin::of(parts.version, headers));
         let mut method = parts.method.clone();

@@ -1,7 +1,7 @@
 //! mesh.yaml: reads what a person wrote and makes one validated [`Mesh`], or says everything that is wrong with it.
 //!
 //! Text becomes a tree that knows its positions (`tree`), the tree is compared with the schema of the raw types
-//! (`check`), and only then become raw types validated ones (`service`, `whole`). A mistake in one place hides no
+//! (`check`), and only then become raw types validated ones (`reader`, `service`, `whole`). A mistake in one place hides no
 //! other: the walk goes on and every error is reported with file, line, column and a hint. The schema, `explain`
 //! and the checks read the same field docs (`raw`), so that they cannot say different things.
 //!
@@ -18,6 +18,7 @@ mod check;
 mod error;
 mod explain;
 mod raw;
+mod reader;
 mod service;
 mod suggest;
 #[cfg(test)]

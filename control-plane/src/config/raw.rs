@@ -64,8 +64,8 @@ pub(super) struct Service {
     pub(super) language: Option<String>,
     /// A shell line that builds it. Runs before the first start, and again only when something changed.
     pub(super) build: Option<String>,
-    /// A shell line that starts it. It is told HOST, PORT, PORT_<NAME> of further ports, and <SERVICE>_ADDR and
-    /// <SERVICE>_URL of each of `calls`. Without it somebody else starts the app.
+    /// A shell line that starts it. It is told HOST, PORT, `PORT_<NAME>` of further ports, and `<SERVICE>_ADDR` and
+    /// `<SERVICE>_URL` of each of `calls`. Without it somebody else starts the app.
     pub(super) run: Option<String>,
     /// The folder in which `build` and `run` run, counted from the file.
     #[schemars(extend("x-default" = "the file's folder"))]
@@ -92,7 +92,7 @@ pub(super) struct Service {
     pub(super) health: Option<Health>,
     /// What the app needs to be useful; shown by `health` and fed into readiness.
     pub(super) depends: Option<Vec<Depends>>,
-    /// The services it calls, as `service` or `namespace/service`. Each gives it <SERVICE>_ADDR and <SERVICE>_URL.
+    /// The services it calls, as `service` or `namespace/service`. Each gives it `<SERVICE>_ADDR` and `<SERVICE>_URL`.
     /// A cycle is allowed.
     pub(super) calls: Option<Vec<String>>,
     /// Bound on a whole request to this service; streams are not cut. `none` for no bound.
@@ -144,7 +144,7 @@ pub(super) struct EnvFrom {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Port {
-    /// Unique in the service. Callers see it in <SERVICE>_<NAME>_ADDR.
+    /// Unique in the service. Callers see it in `<SERVICE>_<NAME>_ADDR`.
     pub(super) name: String,
     /// How the bytes are spoken; `auto` looks at the first bytes.
     #[schemars(extend("x-default" = "auto"))]

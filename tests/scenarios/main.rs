@@ -11,6 +11,7 @@
 )]
 
 mod cancel;
+mod control_plane;
 mod control_script;
 mod drain;
 mod failure;
@@ -45,6 +46,7 @@ fn main() {
         smuggling::tests(),
         drain::tests(),
         observe::tests(),
+        control_plane::tests(),
         control_script::tests(),
         memory::tests(),
         judges::tests(),

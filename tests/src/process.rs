@@ -54,6 +54,14 @@ impl Process {
         read_lossy(&self.log)
     }
 
+    /// Empties the log of a program that ended.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn forget_output(&self) -> Result<()> {
+        Ok(std::fs::write(&self.log, "")?)
+    }
+
     /// Sends `signal` to the program alone.
     ///
     /// # Errors

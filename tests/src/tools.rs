@@ -75,33 +75,34 @@ pub async fn etcd(world: &World) -> Result<(Process, SocketAddr)> {
     Ok((process, listen))
 }
 
-/// A WebSocket echo app on Python's `websockets`.
+/// A WebSocket echo app on Autobahn's own library, which answers frame by frame. An app that looks
+/// ahead in what it read would answer otherwise when two small packets arrive as one, with or
+/// without a proxy.
 ///
 /// # Errors
 /// When it does not come up.
 pub async fn websocket_echo(world: &World) -> Result<(Process, SocketAddr)> {
     let addr = ports::free()?;
     let script = world.write("echo.py", WEBSOCKET_ECHO)?;
-    let mut command = tool("websockets_python")?;
+    let mut command = tool("wstest_python")?;
     command.arg(script).arg(addr.port().to_string());
     let process = world.spawn("websocket-echo", command)?;
     accepts(addr).await?;
     Ok((process, addr))
 }
 
+/// Without a URL the factory does not compare the Host field with its own port.
 const WEBSOCKET_ECHO: &str = r#"
-import asyncio, logging, sys
-from websockets.asyncio.server import serve
+import sys
+from twisted.internet import reactor
+from autobahn.twisted.websocket import WebSocketServerFactory, WebSocketServerProtocol
 
-logging.getLogger("websockets").setLevel(logging.CRITICAL)
+class Echo(WebSocketServerProtocol):
+    def onMessage(self, payload, binary):
+        self.sendMessage(payload, binary)
 
-async def echo(socket):
-    async for message in socket:
-        await socket.send(message)
-
-async def main():
-    async with serve(echo, "127.0.0.1", int(sys.argv[1]), max_size=2**26, ping_interval=None, close_timeout=2):
-        await asyncio.get_running_loop().create_future()
-
-asyncio.run(main())
+factory = WebSocketServerFactory()
+factory.protocol = Echo
+reactor.listenTCP(int(sys.argv[1]), factory, interface="127.0.0.1")
+reactor.run()
 "#;

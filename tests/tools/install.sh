@@ -13,7 +13,6 @@ ETCD_VERSION=3.7.3
 HTTPWG_VERSION=0.2.5
 CARGO_DENY_VERSION=0.20.2
 WSTEST_VERSION=0.8.2       # Autobahn's test suite, a Python 2.7 program
-WEBSOCKETS_VERSION=17.4    # the WebSocket echo app of the Autobahn judge
 
 fail() {
     echo "tests/run: $*" >&2
@@ -113,15 +112,10 @@ build_wstest() {
     "$home/python27/bin/pip" install --quiet --disable-pip-version-check "autobahntestsuite==$WSTEST_VERSION"
     "$home/python27/bin/wstest" --help >/dev/null
     ln -s "$home/python27/bin/wstest" "$1/wstest"
+    # A link would lose the environment: Python looks for it beside the path it was started by.
+    printf '#!/bin/sh\nexec "%s/python27/bin/python" "$@"\n' "$home" >"$1/python"
+    chmod +x "$1/python"
 }
-build_websockets() {
-    local home="$TOOLS/.websockets-$WEBSOCKETS_VERSION"
-    rm -rf "$home"
-    python3 -m venv "$home"
-    "$home/bin/pip" install --quiet --disable-pip-version-check "websockets==$WEBSOCKETS_VERSION"
-    ln -s "$home/bin/python" "$1/python"
-}
-
 install_test_tools() {
     command -v cargo >/dev/null || fail "cargo is missing: install a Rust toolchain, 1.95 or newer"
     command -v go >/dev/null || fail "go is missing: the gRPC and etcd judges need Go 1.26 or newer"
@@ -133,7 +127,6 @@ Run \`pyenv install 2.7.18\`, or set OUTRIGGER_PYTHON27 to a python2.7"
     cached "etcd-$ETCD_VERSION" build_etcd
     cached "httpwg-$HTTPWG_VERSION" build_httpwg
     cached "wstest-$WSTEST_VERSION" build_wstest
-    cached "websockets-$WEBSOCKETS_VERSION" build_websockets
     export OUTRIGGER_TOOL_INTEROP_CLIENT="$TOOLS/grpc-interop-$GRPC_VERSION/client"
     export OUTRIGGER_TOOL_INTEROP_SERVER="$TOOLS/grpc-interop-$GRPC_VERSION/server"
     export OUTRIGGER_TOOL_GRPCURL="$TOOLS/grpcurl-$GRPCURL_VERSION/grpcurl"
@@ -141,7 +134,7 @@ Run \`pyenv install 2.7.18\`, or set OUTRIGGER_PYTHON27 to a python2.7"
     export OUTRIGGER_TOOL_ETCDCTL="$TOOLS/etcd-$ETCD_VERSION/etcdctl"
     export OUTRIGGER_TOOL_HTTPWG="$TOOLS/httpwg-$HTTPWG_VERSION/bin/httpwg"
     export OUTRIGGER_TOOL_WSTEST="$TOOLS/wstest-$WSTEST_VERSION/wstest"
-    export OUTRIGGER_TOOL_WEBSOCKETS_PYTHON="$TOOLS/websockets-$WEBSOCKETS_VERSION/python"
+    export OUTRIGGER_TOOL_WSTEST_PYTHON="$TOOLS/wstest-$WSTEST_VERSION/python"
     export OUTRIGGER_TOOL_CURL="$(command -v curl)"
     export OUTRIGGER_TOOL_NGHTTP="$(command -v nghttp)"
 }

@@ -58,7 +58,7 @@ pub(crate) struct RunArgs {
     /// Services that it calls.
     #[arg(long, value_delimiter = ',', value_name = "SERVICES")]
     calls: Vec<String>,
-    /// How to see that it is well: http:PATH, grpc[:SERVICE], tcp, exec:COMMAND. What mesh.yaml says goes first.
+    /// How to see that it is well: http:PATH, grpc, grpc:SERVICE, tcp, exec:COMMAND. What mesh.yaml says goes first.
     #[arg(long, value_name = "PROBE", value_parser = probe)]
     health: Option<Value>,
     /// Where the sidecar keeps its last good snapshot, to start without a control plane.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use libtest_mimic::Trial;
 use nix::sys::signal::Signal;
 use outrigger_tests::World;
@@ -28,11 +28,15 @@ pub(crate) fn tests() -> Vec<Trial> {
     ]
 }
 
-const MESH: &str = "service: app\nprotocol: http\nhealth: { tcp: true, every: 200ms }\n---\nservice: caller\ncalls: [app]\n";
+const MESH: &str =
+    "service: app\nprotocol: http\nhealth: { tcp: true, every: 200ms }\n---\nservice: caller\ncalls: [app]\n";
 
 async fn serves(sidecar: &Sidecar) -> Result<()> {
     let listen = sidecar.listen;
-    wait::until("a request is answered", || async move { get(listen, "/").await.is_ok_and(|a| a.status() == 200) }).await
+    wait::until("a request is answered", || async move {
+        get(listen, "/").await.is_ok_and(|a| a.status() == 200)
+    })
+    .await
 }
 
 struct Small {
@@ -68,7 +72,10 @@ async fn a_healthy_app_is_registered_and_found(world: Arc<World>) -> Result<()> 
     })
     .await?;
     let sidecars = small.control.json("/v1/sidecars").await?.to_string();
-    ensure!(sidecars.contains("app-0") && sidecars.contains("caller-0"), "{sidecars}");
+    ensure!(
+        sidecars.contains("app-0") && sidecars.contains("caller-0"),
+        "{sidecars}"
+    );
     small.caller.check_well()?;
     small.control.check_well()
 }
@@ -76,7 +83,11 @@ async fn a_healthy_app_is_registered_and_found(world: Arc<World>) -> Result<()> 
 async fn an_app_that_dies_is_withdrawn(world: Arc<World>) -> Result<()> {
     let small = small(&world).await?;
     small.app.die().await?;
-    small.control.wait_endpoints("app", 0).await?;
+    let gone = small.control.wait_endpoints("app", 0).await;
+    if gone.is_err() {
+        let health = get(small.workload.admin, "/health").await?.text();
+        gone.with_context(|| health)?;
+    }
     wait::until("callers are told why", || async {
         let answer = get(small.caller.listen, "/").await;
         answer.is_ok_and(|a| a.status() == 503 && a.reason().is_some())
@@ -175,7 +186,9 @@ async fn a_service_added_later_is_found(world: Arc<World>) -> Result<()> {
     let control = Control::start(&world, "service: caller\n").await?;
     let caller = control.caller(&world, "app", world.dir().join("state/caller")).await?;
     wait::until("the service is unknown", || async {
-        get(caller.listen, "/").await.is_ok_and(|a| a.status() == 404 && a.reason() == Some("unknown_service"))
+        get(caller.listen, "/")
+            .await
+            .is_ok_and(|a| a.status() == 404 && a.reason() == Some("unknown_service"))
     })
     .await?;
     control.write_config(MESH)?;
@@ -194,7 +207,10 @@ async fn wrong_configuration_is_refused_whole(world: Arc<World>) -> Result<()> {
         ("service: [\n", "line"),
     ] {
         let (status, text) = small.control.apply(wrong).await?;
-        ensure!(status == 422 && text.contains(named) && text.contains("line"), "{wrong:?}: {status} {text}");
+        ensure!(
+            status == 422 && text.contains(named) && text.contains("line"),
+            "{wrong:?}: {status} {text}"
+        );
     }
     ensure!(get(small.caller.listen, "/").await?.status() == 200);
     let after = small.control.json("/v1/config").await?;
@@ -213,6 +229,10 @@ async fn a_state_folder_that_cannot_be_written_does_not_stop_a_sidecar(world: Ar
     let mut caller = control.caller(&world, "app", file.join("state")).await?;
     serves(&caller).await?;
     caller.check_well()?;
-    ensure!(caller.process.output().to_lowercase().contains("occupied"), "it says nothing:\n{}", caller.process.output());
+    ensure!(
+        caller.process.output().to_lowercase().contains("occupied"),
+        "it says nothing:\n{}",
+        caller.process.output()
+    );
     Ok(())
 }

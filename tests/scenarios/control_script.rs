@@ -57,7 +57,12 @@ fn endpoint_message(name: &str, at: SocketAddr, epoch: u64) -> mesh::Endpoint {
 }
 
 fn endpoint(name: &str, at: SocketAddr, epoch: u64) -> Resource {
-    resource(ResourceType::Endpoint.url(), name, &epoch.to_string(), &endpoint_message(name, at, epoch))
+    resource(
+        ResourceType::Endpoint.url(),
+        name,
+        &epoch.to_string(),
+        &endpoint_message(name, at, epoch),
+    )
 }
 
 const SERVICE: &str = "default/app";
@@ -103,7 +108,10 @@ async fn caller(world: &World, control: SocketAddr) -> Result<Sidecar> {
 
 async fn serves(sidecar: &Sidecar) -> Result<()> {
     let listen = sidecar.listen;
-    wait::until("a request is answered", || async move { get(listen, "/").await.is_ok_and(|a| a.status() == 200) }).await
+    wait::until("a request is answered", || async move {
+        get(listen, "/").await.is_ok_and(|a| a.status() == 200)
+    })
+    .await
 }
 
 async fn ready(world: &World) -> Result<(H1App, Script, Sidecar)> {
@@ -134,7 +142,10 @@ async fn a_truncated_resource_is_refused_by_name_and_the_last_good_stays(world: 
         let bad = raw_resource(kind, INSTANCE, &nonce, whole[..cut].to_vec());
         script.push(response(kind, &nonce, vec![bad], &[])).await?;
         refused(&script.verdict(&nonce).await?, &[INSTANCE])?;
-        ensure!(get(sidecar.listen, "/").await?.status() == 200, "the last good endpoint is gone after a cut at {cut}");
+        ensure!(
+            get(sidecar.listen, "/").await?.status() == 200,
+            "the last good endpoint is gone after a cut at {cut}"
+        );
     }
     sidecar.check_well()
 }
@@ -161,14 +172,31 @@ async fn an_unknown_field_that_must_be_understood_is_refused_by_number(world: Ar
     let kind = ResourceType::Endpoint.url();
     let mut bytes = endpoint_message(INSTANCE, ports::free()?, 9).encode_to_vec();
     prost::encoding::uint32::encode(1234, &7, &mut bytes);
-    script.push(response(kind, "must", vec![raw_resource(kind, INSTANCE, "9", bytes)], &[])).await?;
+    script
+        .push(response(
+            kind,
+            "must",
+            vec![raw_resource(kind, INSTANCE, "9", bytes)],
+            &[],
+        ))
+        .await?;
     refused(&script.verdict("must").await?, &[INSTANCE, "1234"])?;
-    ensure!(get(sidecar.listen, "/").await?.status() == 200, "the last good endpoint is gone");
+    ensure!(
+        get(sidecar.listen, "/").await?.status() == 200,
+        "the last good endpoint is gone"
+    );
     // Any other unknown field is ignored.
     let other = H1App::echo().await?;
     let mut bytes = endpoint_message(INSTANCE, other.addr, 10).encode_to_vec();
     prost::encoding::uint32::encode(77, &7, &mut bytes);
-    script.push(response(kind, "may", vec![raw_resource(kind, INSTANCE, "10", bytes)], &[])).await?;
+    script
+        .push(response(
+            kind,
+            "may",
+            vec![raw_resource(kind, INSTANCE, "10", bytes)],
+            &[],
+        ))
+        .await?;
     let verdict = script.verdict("may").await?;
     ensure!(verdict.error_detail.is_none(), "{verdict:?}");
     wait::until("the new endpoint is used", || async {
@@ -182,10 +210,15 @@ async fn a_late_message_of_an_older_epoch_changes_nothing(world: Arc<World>) -> 
     let (_app, script, mut sidecar) = ready(&world).await?;
     let nobody = ports::free()?;
     let kind = ResourceType::Endpoint.url();
-    script.push(response(kind, "late", vec![endpoint(INSTANCE, nobody, 4)], &[])).await?;
+    script
+        .push(response(kind, "late", vec![endpoint(INSTANCE, nobody, 4)], &[]))
+        .await?;
     script.verdict("late").await?;
     for _ in 0..10 {
-        ensure!(get(sidecar.listen, "/").await?.status() == 200, "an older epoch replaced a newer one");
+        ensure!(
+            get(sidecar.listen, "/").await?.status() == 200,
+            "an older epoch replaced a newer one"
+        );
     }
     sidecar.check_well()
 }
@@ -194,17 +227,23 @@ async fn an_empty_collection_is_complete(world: Arc<World>) -> Result<()> {
     let script = Script::start(usual(None)).await?;
     let sidecar = caller(&world, script.addr).await?;
     wait::until("an empty service has its own reason", || async {
-        get(sidecar.listen, "/").await.is_ok_and(|a| a.reason() == Some("no_endpoints"))
+        get(sidecar.listen, "/")
+            .await
+            .is_ok_and(|a| a.reason() == Some("no_endpoints"))
     })
     .await
 }
 
 async fn a_removed_service_is_unknown(world: Arc<World>) -> Result<()> {
     let (_app, script, sidecar) = ready(&world).await?;
-    script.push(response(ResourceType::Service.url(), "gone", vec![], &[SERVICE])).await?;
+    script
+        .push(response(ResourceType::Service.url(), "gone", vec![], &[SERVICE]))
+        .await?;
     script.verdict("gone").await?;
     wait::until("the service is unknown", || async {
-        get(sidecar.listen, "/").await.is_ok_and(|a| a.status() == 404 && a.reason() == Some("unknown_service"))
+        get(sidecar.listen, "/")
+            .await
+            .is_ok_and(|a| a.status() == 404 && a.reason() == Some("unknown_service"))
     })
     .await
 }
@@ -212,9 +251,23 @@ async fn a_removed_service_is_unknown(world: Arc<World>) -> Result<()> {
 async fn a_type_nobody_knows_does_no_harm(world: Arc<World>) -> Result<()> {
     let (_app, script, mut sidecar) = ready(&world).await?;
     let kind = "type.googleapis.com/outrigger.mesh.v9.Wormhole";
-    script.push(response(kind, "odd", vec![raw_resource(kind, "default/x", "1", vec![1, 2, 3])], &[])).await?;
+    script
+        .push(response(
+            kind,
+            "odd",
+            vec![raw_resource(kind, "default/x", "1", vec![1, 2, 3])],
+            &[],
+        ))
+        .await?;
     // It may be refused or passed over; what counts is that the next message arrives.
-    script.push(response(ResourceType::Service.url(), "after", vec![service(SERVICE)], &[])).await?;
+    script
+        .push(response(
+            ResourceType::Service.url(),
+            "after",
+            vec![service(SERVICE)],
+            &[],
+        ))
+        .await?;
     script.verdict("after").await?;
     ensure!(get(sidecar.listen, "/").await?.status() == 200);
     sidecar.check_well()
@@ -225,7 +278,9 @@ async fn bytes_that_are_no_message_do_no_harm(world: Arc<World>) -> Result<()> {
     // A gRPC frame (no compression, 4 bytes) of bytes that no protobuf message begins with.
     let nonsense = H2App::start(|_, _| async {
         let mut answer = full(&b"\0\0\0\0\x04\xff\xff\xff\xff"[..]);
-        answer.headers_mut().insert("content-type", http::HeaderValue::from_static("application/grpc"));
+        answer
+            .headers_mut()
+            .insert("content-type", http::HeaderValue::from_static("application/grpc"));
         answer
     })
     .await?;

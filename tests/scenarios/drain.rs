@@ -44,7 +44,11 @@ fn load(addr: SocketAddr) -> Load {
                 let answer = client.exchange("GET /load HTTP/1.1\r\nHost: h\r\n\r\n").await?;
                 ensure!(answer.status() == 200 && answer.body.complete, "{answer:?}");
                 passed.fetch_add(1, Ordering::SeqCst);
-                if answer.head.field("connection").is_some_and(|v| v.eq_ignore_ascii_case("close")) {
+                if answer
+                    .head
+                    .field("connection")
+                    .is_some_and(|v| v.eq_ignore_ascii_case("close"))
+                {
                     client = Client::connect(addr).await?;
                 }
             }
@@ -121,7 +125,10 @@ async fn a_request_in_flight_is_finished(world: Arc<World>) -> Result<()> {
     let (admin, listen) = (sidecar.admin, sidecar.listen);
     wait::until("the sidecar begins to leave", || async move {
         let refused = tokio::net::TcpStream::connect(listen).await.is_err();
-        refused || outrigger_tests::client::get(admin, "/readyz").await.is_ok_and(|a| a.status() == 503)
+        refused
+            || outrigger_tests::client::get(admin, "/readyz")
+                .await
+                .is_ok_and(|a| a.status() == 503)
     })
     .await?;
     gate.notify_one();
@@ -159,7 +166,11 @@ async fn drain_by_the_admin_port_ends_the_program(world: Arc<World>) -> Result<(
         .start(&world)
         .await?;
     let sidecar = mesh.inbound("app", 0)?;
-    let answer = once(sidecar.admin, "POST /drain HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n").await?;
+    let answer = once(
+        sidecar.admin,
+        "POST /drain HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
+    )
+    .await?;
     ensure!(answer.status() < 300, "{answer:?}");
     let status = sidecar.process.wait(DRAIN_DEADLINE).await?;
     ensure!(status.success(), "{status}");

@@ -37,7 +37,10 @@ pub(crate) fn tests() -> Vec<Trial> {
 
 async fn a_body_cut_short_is_never_a_clean_end_for_http1(world: Arc<World>) -> Result<()> {
     let app = H1App::start(h1::die_in_body).await?;
-    let mut mesh = Plan::default().service("app", "http", &[app.addr]).start(&world).await?;
+    let mut mesh = Plan::default()
+        .service("app", "http", &[app.addr])
+        .start(&world)
+        .await?;
     for path in ["/chunked", "/chunked/reset", "/length", "/length/reset"] {
         let mut client = Client::connect(mesh.to("app")?).await?;
         client.send(format!("GET {path} HTTP/1.1\r\nHost: h\r\n\r\n")).await?;
@@ -47,7 +50,10 @@ async fn a_body_cut_short_is_never_a_clean_end_for_http1(world: Arc<World>) -> R
             continue;
         }
         let body = client.body(&head, "GET").await?;
-        ensure!(!body.complete, "{path}: the client took the cut for an end: {head:?} {body:?}");
+        ensure!(
+            !body.complete,
+            "{path}: the client took the cut for an end: {head:?} {body:?}"
+        );
         ensure!(body.bytes.len() <= 5, "{path}: bytes came from nowhere: {body:?}");
         ensure!(client.rest().await?.is_empty(), "{path}: the connection goes on");
     }
@@ -56,13 +62,19 @@ async fn a_body_cut_short_is_never_a_clean_end_for_http1(world: Arc<World>) -> R
 
 async fn a_body_cut_short_is_never_a_clean_end_for_http2(world: Arc<World>) -> Result<()> {
     let app = H1App::start(h1::die_in_body).await?;
-    let mut mesh = Plan::default().service("app", "http", &[app.addr]).start(&world).await?;
+    let mut mesh = Plan::default()
+        .service("app", "http", &[app.addr])
+        .start(&world)
+        .await?;
     let addr = mesh.to("app")?;
     for path in ["/chunked", "/chunked/reset", "/length", "/length/reset"] {
         let mut client = H2Client::connect(addr, 1 << 20).await?;
         // The reset may overtake the head; then there is no answer at all.
         if let Ok(answer) = client.exchange(request("GET", addr, path, &[])?, None).await {
-            ensure!(answer.head.status() == 502 || answer.error.is_some(), "{path}: a clean end: {answer:?}");
+            ensure!(
+                answer.head.status() == 502 || answer.error.is_some(),
+                "{path}: a clean end: {answer:?}"
+            );
         }
     }
     mesh.check_well()
@@ -100,39 +112,68 @@ impl http_body::Body for Broken {
 
 async fn an_http2_body_cut_short_is_never_a_clean_end(world: Arc<World>) -> Result<()> {
     let app = dying_h2_app().await?;
-    let mesh = Plan::default().service("app", "http2", &[app.addr]).start(&world).await?;
+    let mesh = Plan::default()
+        .service("app", "http2", &[app.addr])
+        .start(&world)
+        .await?;
     let addr = mesh.to("app")?;
     let mut client = H2Client::connect(addr, 1 << 20).await?;
     let answer = client.exchange(request("GET", addr, "/", &[])?, None).await;
-    let clean = answer.as_ref().is_ok_and(|a| a.error.is_none() && a.head.status() != 502);
+    let clean = answer
+        .as_ref()
+        .is_ok_and(|a| a.error.is_none() && a.head.status() != 502);
     ensure!(!clean, "a clean end: {answer:?}");
     // An HTTP/1 client of the same app.
     let mut client = Client::connect(addr).await?;
     client.send("GET / HTTP/1.1\r\nHost: h\r\n\r\n").await?;
     let head = client.head().await?;
     let body = client.body(&head, "GET").await?;
-    ensure!(head.word(1) == "502" || !body.complete, "a clean end: {head:?} {body:?}");
+    ensure!(
+        head.word(1) == "502" || !body.complete,
+        "a clean end: {head:?} {body:?}"
+    );
     Ok(())
 }
 
 async fn a_cut_grpc_stream_has_no_status_0(world: Arc<World>) -> Result<()> {
     let app = dying_h2_app().await?;
-    let mesh = Plan::default().service("app", "grpc", &[app.addr]).start(&world).await?;
+    let mesh = Plan::default()
+        .service("app", "grpc", &[app.addr])
+        .start(&world)
+        .await?;
     let addr = mesh.to("app")?;
     let mut client = H2Client::connect(addr, 1 << 20).await?;
     let fields = [("content-type", "application/grpc"), ("te", "trailers")];
-    let answer = client.exchange(request("POST", addr, "/a.B/C", &fields)?, Some(Bytes::new())).await?;
-    let status = answer.trailers.get("grpc-status").or_else(|| answer.head.headers().get("grpc-status"));
+    let answer = client
+        .exchange(request("POST", addr, "/a.B/C", &fields)?, Some(Bytes::new()))
+        .await?;
+    let status = answer
+        .trailers
+        .get("grpc-status")
+        .or_else(|| answer.head.headers().get("grpc-status"));
     ensure!(status.is_none_or(|s| s != "0"), "{answer:?}");
-    ensure!(status.is_some() || answer.error.is_some(), "a clean end without status: {answer:?}");
+    ensure!(
+        status.is_some() || answer.error.is_some(),
+        "a clean end without status: {answer:?}"
+    );
     Ok(())
 }
 
 async fn a_post_that_was_executed_is_not_sent_again(world: Arc<World>) -> Result<()> {
-    let (first, second) = (H1App::start(h1::execute_then_reset).await?, H1App::start(h1::execute_then_reset).await?);
-    let mut mesh = Plan::default().service("app", "http", &[first.addr, second.addr]).start(&world).await?;
+    let (first, second) = (
+        H1App::start(h1::execute_then_reset).await?,
+        H1App::start(h1::execute_then_reset).await?,
+    );
+    let mut mesh = Plan::default()
+        .service("app", "http", &[first.addr, second.addr])
+        .start(&world)
+        .await?;
     for i in 1..=20 {
-        let answer = once(mesh.to("app")?, "POST /pay HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\nhi").await?;
+        let answer = once(
+            mesh.to("app")?,
+            "POST /pay HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\nhi",
+        )
+        .await?;
         ensure!(answer.status() == 502, "{answer:?}");
         ensure!(answer.reason() == Some("upstream_reset"), "{answer:?}");
         let seen = first.seen.requests() + second.seen.requests();
@@ -150,11 +191,16 @@ async fn a_post_on_a_reused_connection_is_not_sent_again(world: Arc<World>) -> R
         }
     })
     .await?;
-    let mesh = Plan::default().service("app", "http", &[app.addr]).start(&world).await?;
+    let mesh = Plan::default()
+        .service("app", "http", &[app.addr])
+        .start(&world)
+        .await?;
     let mut client = Client::connect(mesh.to("app")?).await?;
     for i in 1..=10 {
         ensure!(client.exchange("GET / HTTP/1.1\r\nHost: h\r\n\r\n").await?.status() == 200);
-        let answer = client.exchange("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\nhi").await?;
+        let answer = client
+            .exchange("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\nhi")
+            .await?;
         ensure!(answer.status() == 502, "{answer:?}");
         let posts = app.seen.heads().iter().filter(|h| h.word(0) == "POST").count();
         ensure!(posts == i, "{i} posts were executed {posts} times");
@@ -172,10 +218,15 @@ async fn an_idle_connection_that_the_app_closed_is_not_used(world: Arc<World>) -
         Ok(None)
     })
     .await?;
-    let mesh = Plan::default().service("app", "http", &[app.addr]).start(&world).await?;
+    let mesh = Plan::default()
+        .service("app", "http", &[app.addr])
+        .start(&world)
+        .await?;
     let mut client = Client::connect(mesh.to("app")?).await?;
     for i in 1..=50 {
-        let answer = client.exchange("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\nhi").await?;
+        let answer = client
+            .exchange("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\nhi")
+            .await?;
         ensure!(answer.status() == 200, "request {i}: {answer:?}");
         ensure!(app.seen.requests() == i, "request {i} arrived twice");
     }
@@ -185,9 +236,16 @@ async fn an_idle_connection_that_the_app_closed_is_not_used(world: Arc<World>) -
 async fn a_dead_endpoint_is_passed_over(world: Arc<World>) -> Result<()> {
     let app = H1App::echo().await?;
     let nobody = ports::free()?;
-    let mesh = Plan::default().bare_service("app", "http", &[nobody, app.addr]).start(&world).await?;
+    let mesh = Plan::default()
+        .bare_service("app", "http", &[nobody, app.addr])
+        .start(&world)
+        .await?;
     for _ in 0..50 {
-        let answer = once(mesh.to("app")?, "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\nhi").await?;
+        let answer = once(
+            mesh.to("app")?,
+            "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\nhi",
+        )
+        .await?;
         ensure!(answer.status() == 200, "{answer:?}");
     }
     ensure!(app.seen.requests() == 50);
@@ -198,9 +256,16 @@ async fn an_unreachable_app_makes_the_caller_try_another(world: Arc<World>) -> R
     let app = H1App::echo().await?;
     let nobody = ports::free()?;
     // The sidecar of the dead app lives: it must hand every request back.
-    let mut mesh = Plan::default().service("app", "http", &[nobody, app.addr]).start(&world).await?;
+    let mut mesh = Plan::default()
+        .service("app", "http", &[nobody, app.addr])
+        .start(&world)
+        .await?;
     for i in 0..50 {
-        let answer = once(mesh.to("app")?, "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\nhi").await?;
+        let answer = once(
+            mesh.to("app")?,
+            "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\nhi",
+        )
+        .await?;
         ensure!(answer.status() == 200, "request {i}: {answer:?}");
     }
     ensure!(app.seen.requests() == 50);
@@ -212,20 +277,35 @@ async fn an_unreachable_app_has_a_reason(world: Arc<World>) -> Result<()> {
     let mesh = Plan::default().service("app", "http", &[nobody]).start(&world).await?;
     let addr = mesh.to("app")?;
     let answer = get(addr, "/").await?;
-    ensure!(answer.status() == 503 && answer.reason() == Some("app_unreachable"), "{answer:?}");
+    ensure!(
+        answer.status() == 503 && answer.reason() == Some("app_unreachable"),
+        "{answer:?}"
+    );
     let mut client = H2Client::connect(addr, 1 << 20).await?;
     let fields = [("content-type", "application/grpc"), ("te", "trailers")];
-    let answer = client.exchange(request("POST", addr, "/a.B/C", &fields)?, Some(Bytes::new())).await?;
+    let answer = client
+        .exchange(request("POST", addr, "/a.B/C", &fields)?, Some(Bytes::new()))
+        .await?;
     ensure!(answer.field("grpc-status") == Some("14"), "{answer:?}");
-    ensure!(answer.field("outrigger-reason") == Some("app_unreachable"), "{answer:?}");
+    ensure!(
+        answer.field("outrigger-reason") == Some("app_unreachable"),
+        "{answer:?}"
+    );
     Ok(())
 }
 
 async fn killing_one_of_two_replicas_loses_only_what_it_had_read(world: Arc<World>) -> Result<()> {
     let (doomed, other) = (H1App::echo().await?, H1App::echo().await?);
-    let mut mesh = Plan::default().service("app", "http", &[doomed.addr, other.addr]).start(&world).await?;
+    let mut mesh = Plan::default()
+        .service("app", "http", &[doomed.addr, other.addr])
+        .start(&world)
+        .await?;
     let addr = mesh.to("app")?;
-    let (stop, failed, passed) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let (stop, failed, passed) = (
+        Arc::new(AtomicBool::new(false)),
+        Arc::new(AtomicUsize::new(0)),
+        Arc::new(AtomicUsize::new(0)),
+    );
     let mut load = tokio::task::JoinSet::new();
     for _ in 0..16 {
         let (stop, failed, passed) = (Arc::clone(&stop), Arc::clone(&failed), Arc::clone(&passed));
@@ -245,11 +325,17 @@ async fn killing_one_of_two_replicas_loses_only_what_it_had_read(world: Arc<Worl
             anyhow::Ok(())
         });
     }
-    wait::until("both replicas work", || async { doomed.seen.requests() > 200 && other.seen.requests() > 200 }).await?;
+    wait::until("both replicas work", || async {
+        doomed.seen.requests() > 200 && other.seen.requests() > 200
+    })
+    .await?;
     doomed.die().await?;
     // The requests that the dead app had begun: at most one a connection of load.
     let before = passed.load(Ordering::SeqCst);
-    wait::until("the load goes on", || async { passed.load(Ordering::SeqCst) > before + 500 }).await?;
+    wait::until("the load goes on", || async {
+        passed.load(Ordering::SeqCst) > before + 500
+    })
+    .await?;
     stop.store(true, Ordering::SeqCst);
     while let Some(done) = load.join_next().await {
         done??;
@@ -257,8 +343,15 @@ async fn killing_one_of_two_replicas_loses_only_what_it_had_read(world: Arc<Worl
     let read = doomed.seen.requests() + other.seen.requests() + doomed.seen.unread.load(Ordering::SeqCst);
     let (failed, passed) = (failed.load(Ordering::SeqCst), passed.load(Ordering::SeqCst));
     ensure!(read >= passed, "answers without requests");
-    ensure!(failed <= read - passed, "{failed} failed, but the apps had read only {} that got no answer", read - passed);
-    outrigger_tests::world::figure(format!("kill of one of two replicas under load: {failed} failed of {}", failed + passed));
+    ensure!(
+        failed <= read - passed,
+        "{failed} failed, but the apps had read only {} that got no answer",
+        read - passed
+    );
+    outrigger_tests::world::figure(format!(
+        "kill of one of two replicas under load: {failed} failed of {}",
+        failed + passed
+    ));
     mesh.check_well()
 }
 
@@ -266,41 +359,76 @@ async fn a_service_unknown_to_the_mesh_has_an_answer(world: Arc<World>) -> Resul
     let mesh = Plan::default().ghost("ghost").start(&world).await?;
     let addr = mesh.to("ghost")?;
     let answer = get(addr, "/").await?;
-    ensure!(answer.status() == 404 && answer.reason() == Some("unknown_service"), "{answer:?}");
+    ensure!(
+        answer.status() == 404 && answer.reason() == Some("unknown_service"),
+        "{answer:?}"
+    );
     let mut client = H2Client::connect(addr, 1 << 20).await?;
     let fields = [("content-type", "application/grpc"), ("te", "trailers")];
-    let answer = client.exchange(request("POST", addr, "/a.B/C", &fields)?, Some(Bytes::new())).await?;
-    ensure!(answer.head.status() == 200 && answer.field("grpc-status") == Some("12"), "{answer:?}");
-    ensure!(answer.field("grpc-message").is_some_and(|m| m.contains("ghost")), "{answer:?}");
+    let answer = client
+        .exchange(request("POST", addr, "/a.B/C", &fields)?, Some(Bytes::new()))
+        .await?;
+    ensure!(
+        answer.head.status() == 200 && answer.field("grpc-status") == Some("12"),
+        "{answer:?}"
+    );
+    ensure!(
+        answer.field("grpc-message").is_some_and(|m| m.contains("ghost")),
+        "{answer:?}"
+    );
     Ok(())
 }
 
 async fn a_service_without_endpoints_has_an_answer(world: Arc<World>) -> Result<()> {
     let mesh = Plan::default().service("empty", "http", &[]).start(&world).await?;
     let answer = get(mesh.to("empty")?, "/").await?;
-    ensure!(answer.status() == 503 && answer.reason() == Some("no_endpoints"), "{answer:?}");
+    ensure!(
+        answer.status() == 503 && answer.reason() == Some("no_endpoints"),
+        "{answer:?}"
+    );
     Ok(())
 }
 
 async fn a_silent_app_meets_the_deadline(world: Arc<World>) -> Result<()> {
     let app = H1App::silent().await?;
-    let mesh = Plan::default().service("app", "http", &[app.addr]).timeout_ms(300).start(&world).await?;
+    let mesh = Plan::default()
+        .service("app", "http", &[app.addr])
+        .timeout_ms(300)
+        .start(&world)
+        .await?;
     let answer = get(mesh.to("app")?, "/").await?;
-    ensure!(answer.status() == 504 && answer.reason() == Some("deadline"), "{answer:?}");
+    ensure!(
+        answer.status() == 504 && answer.reason() == Some("deadline"),
+        "{answer:?}"
+    );
     app.seen.wait_cancelled(1).await
 }
 
 async fn grpc_timeout_is_honoured_and_shortened(world: Arc<World>) -> Result<()> {
     let app = H2App::silent().await?;
-    let mesh = Plan::default().service("app", "grpc", &[app.addr]).timeout_ms(60_000).start(&world).await?;
+    let mesh = Plan::default()
+        .service("app", "grpc", &[app.addr])
+        .timeout_ms(60_000)
+        .start(&world)
+        .await?;
     let addr = mesh.to("app")?;
     let mut client = H2Client::connect(addr, 1 << 20).await?;
-    let fields = [("content-type", "application/grpc"), ("te", "trailers"), ("grpc-timeout", "300m")];
-    let answer = client.exchange(request("POST", addr, "/a.B/C", &fields)?, Some(Bytes::new())).await?;
+    let fields = [
+        ("content-type", "application/grpc"),
+        ("te", "trailers"),
+        ("grpc-timeout", "300m"),
+    ];
+    let answer = client
+        .exchange(request("POST", addr, "/a.B/C", &fields)?, Some(Bytes::new()))
+        .await?;
     ensure!(answer.field("grpc-status") == Some("4"), "{answer:?}");
     let head = &app.seen.heads()[0];
     let left = head.field("grpc-timeout").map(in_milliseconds).unwrap_or_default();
-    ensure!(left > 0.0 && left <= 300.0, "the app was told {:?}", head.field("grpc-timeout"));
+    ensure!(
+        left > 0.0 && left <= 300.0,
+        "the app was told {:?}",
+        head.field("grpc-timeout")
+    );
     Ok(())
 }
 
@@ -321,7 +449,10 @@ fn in_milliseconds(text: &str) -> f64 {
 
 async fn an_answer_that_is_not_http_has_a_reason(world: Arc<World>) -> Result<()> {
     let app = H1App::start(h1::fixed("SSH-2.0-OpenSSH_9.2\r\n\r\n")).await?;
-    let mut mesh = Plan::default().service("app", "http", &[app.addr]).start(&world).await?;
+    let mut mesh = Plan::default()
+        .service("app", "http", &[app.addr])
+        .start(&world)
+        .await?;
     let answer = get(mesh.to("app")?, "/").await?;
     ensure!(answer.status() == 502 && answer.reason().is_some(), "{answer:?}");
     mesh.check_well()

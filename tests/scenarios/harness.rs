@@ -31,7 +31,10 @@ async fn the_echo_app_reports_what_it_saw(_: Arc<World>) -> Result<()> {
     let answer = once(app.addr, request).await?;
     ensure!(answer.interim.len() == 1, "{answer:?}");
     let seen = answer.json()?;
-    ensure!(seen["line"] == "POST /a?b HTTP/1.1" && seen["body"] == "abc" && seen["complete"] == true, "{seen}");
+    ensure!(
+        seen["line"] == "POST /a?b HTTP/1.1" && seen["body"] == "abc" && seen["complete"] == true,
+        "{seen}"
+    );
     ensure!(app.seen.requests() == 1);
     Ok(())
 }
@@ -48,10 +51,15 @@ async fn a_cut_body_is_not_complete(_: Arc<World>) -> Result<()> {
 async fn trailers_and_upgrades_work_directly(_: Arc<World>) -> Result<()> {
     let app = H1App::start(h1::with_trailers).await?;
     let answer = get_ok(app.addr, "/").await?;
-    ensure!(answer.text() == "abcde" && answer.body.trailers.len() == 1 && answer.body.complete, "{answer:?}");
+    ensure!(
+        answer.text() == "abcde" && answer.body.trailers.len() == 1 && answer.body.complete,
+        "{answer:?}"
+    );
     let app = H1App::start(h1::upgrade_echo).await?;
     let mut client = Client::connect(app.addr).await?;
-    let answer = client.exchange("GET / HTTP/1.1\r\nHost: h\r\nConnection: upgrade\r\nUpgrade: x-echo\r\n\r\n").await?;
+    let answer = client
+        .exchange("GET / HTTP/1.1\r\nHost: h\r\nConnection: upgrade\r\nUpgrade: x-echo\r\n\r\n")
+        .await?;
     ensure!(answer.status() == 101, "{answer:?}");
     client.send("ping").await?;
     ensure!(client.bytes(4).await? == b"ping");

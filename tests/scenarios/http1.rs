@@ -34,14 +34,25 @@ pub(crate) fn tests() -> Vec<Trial> {
 
 async fn echo(world: &World) -> Result<(H1App, Mesh)> {
     let app = H1App::echo().await?;
-    let mesh = Plan::default().service("echo", "http", &[app.addr]).start(world).await?;
+    let mesh = Plan::default()
+        .service("echo", "http", &[app.addr])
+        .start(world)
+        .await?;
     Ok((app, mesh))
 }
 
 async fn path_host_and_fields_arrive_as_sent(world: Arc<World>) -> Result<()> {
     let (app, mut mesh) = echo(&world).await?;
     // Every byte of the target that a proxy might want to tidy up.
-    for path in ["/a/../b//c", "/%2e%2E/%zz?q=a+b&c=%20#", "/;p=1/?", "/a%00b", "/~*'()!$&,;=:@", "/?", "/caf\u{e9}"] {
+    for path in [
+        "/a/../b//c",
+        "/%2e%2E/%zz?q=a+b&c=%20#",
+        "/;p=1/?",
+        "/a%00b",
+        "/~*'()!$&,;=:@",
+        "/?",
+        "/caf\u{e9}",
+    ] {
         let path = path.split('#').next().unwrap_or(path);
         let request = format!(
             "GET {path} HTTP/1.1\r\nHost: Some-Host.example:99\r\nX-One: a\r\nX-One: b\r\nx-empty:\r\nX-Quoted: \"a, b\"\r\n\r\n"
@@ -53,7 +64,11 @@ async fn path_host_and_fields_arrive_as_sent(world: Arc<World>) -> Result<()> {
         ensure!(answer.status() == 200, "{path}: {answer:?}");
         let heads = app.seen.heads();
         let head = heads.last().expect("a head");
-        ensure!(head.line == format!("GET {path} HTTP/1.1"), "{path} arrived as {}", head.line);
+        ensure!(
+            head.line == format!("GET {path} HTTP/1.1"),
+            "{path} arrived as {}",
+            head.line
+        );
         saw(head, "host", "Some-Host.example:99")?;
         ensure!(head.all("x-one").eq(["a", "b"]), "{head:?}");
         saw(head, "x-empty", "")?;
@@ -69,7 +84,11 @@ async fn version_1_0_arrives_as_1_0(world: Arc<World>) -> Result<()> {
     ensure!(answer.status() == 200 && answer.body.complete, "{answer:?}");
     ensure!(!answer.body.chunked, "HTTP/1.0 knows no chunks: {answer:?}");
     ensure!(client.rest().await?.is_empty(), "the connection ends after the answer");
-    ensure!(app.seen.heads()[0].line == "GET /old HTTP/1.0", "{:?}", app.seen.heads());
+    ensure!(
+        app.seen.heads()[0].line == "GET /old HTTP/1.0",
+        "{:?}",
+        app.seen.heads()
+    );
     Ok(())
 }
 
@@ -88,14 +107,22 @@ async fn hop_by_hop_fields_stop_at_the_sidecar(world: Arc<World>) -> Result<()> 
 async fn nothing_is_added_between_services(world: Arc<World>) -> Result<()> {
     let (app, mesh) = echo(&world).await?;
     let answer = once(mesh.to("echo")?, "GET / HTTP/1.1\r\nHost: h\r\nX-A: 1\r\n\r\n").await?;
-    let mut names: Vec<String> = app.seen.heads()[0].fields.iter().map(|(n, _)| n.to_lowercase()).collect();
+    let mut names: Vec<String> = app.seen.heads()[0]
+        .fields
+        .iter()
+        .map(|(n, _)| n.to_lowercase())
+        .collect();
     names.sort();
     ensure!(names == ["host", "x-a"], "the app saw {names:?}");
     for name in ["date", "via", "server", "x-forwarded-for", "x-forwarded-proto"] {
         ensure!(answer.head.field(name).is_none(), "{name} was added: {:?}", answer.head);
     }
     ensure!(
-        !answer.head.fields.iter().any(|(n, _)| n.to_lowercase().starts_with("outrigger")),
+        !answer
+            .head
+            .fields
+            .iter()
+            .any(|(n, _)| n.to_lowercase().starts_with("outrigger")),
         "{:?}",
         answer.head
     );
@@ -104,7 +131,13 @@ async fn nothing_is_added_between_services(world: Arc<World>) -> Result<()> {
 
 async fn the_reserved_field_of_a_client_is_not_believed(world: Arc<World>) -> Result<()> {
     let (app, mesh) = echo(&world).await?;
-    let wire = ["outrigger-wire", "outrigger-version", "outrigger-framing", "outrigger-hop", "x-outrigger"];
+    let wire = [
+        "outrigger-wire",
+        "outrigger-version",
+        "outrigger-framing",
+        "outrigger-hop",
+        "x-outrigger",
+    ];
     let forged: String = wire.iter().map(|n| format!("{n}: HTTP/1.0\r\n")).collect();
     once(mesh.to("echo")?, &format!("GET / HTTP/1.1\r\nHost: h\r\n{forged}\r\n")).await?;
     ensure!(app.seen.heads()[0].word(2) == "HTTP/1.1", "{:?}", app.seen.heads());
@@ -115,7 +148,10 @@ async fn head_has_no_body_and_keeps_its_length(world: Arc<World>) -> Result<()> 
     let (app, mesh) = echo(&world).await?;
     let mut client = Client::connect(mesh.to("echo")?).await?;
     let answer = client.exchange("HEAD /h HTTP/1.1\r\nHost: h\r\n\r\n").await?;
-    ensure!(answer.status() == 200 && answer.head.field("content-length").is_some(), "{answer:?}");
+    ensure!(
+        answer.status() == 200 && answer.head.field("content-length").is_some(),
+        "{answer:?}"
+    );
     // The connection is still in step: no stray byte of a body came.
     let next = client.exchange("GET /next HTTP/1.1\r\nHost: h\r\n\r\n").await?;
     ensure!(next.json()?["line"] == "GET /next HTTP/1.1", "{next:?}");
@@ -127,22 +163,32 @@ async fn connections_are_kept_alive(world: Arc<World>) -> Result<()> {
     let (app, mesh) = echo(&world).await?;
     let mut client = Client::connect(mesh.to("echo")?).await?;
     for i in 0..20 {
-        let answer = client.exchange(&format!("GET /{i} HTTP/1.1\r\nHost: h\r\n\r\n")).await?;
+        let answer = client
+            .exchange(&format!("GET /{i} HTTP/1.1\r\nHost: h\r\n\r\n"))
+            .await?;
         ensure!(answer.json()?["line"] == format!("GET /{i} HTTP/1.1"), "{answer:?}");
     }
     let used = app.seen.first_bytes.load(std::sync::atomic::Ordering::SeqCst);
-    ensure!(used <= 2, "20 requests one after the other used {used} connections to the app");
+    ensure!(
+        used <= 2,
+        "20 requests one after the other used {used} connections to the app"
+    );
     Ok(())
 }
 
 async fn pipelined_requests_are_answered_in_order(world: Arc<World>) -> Result<()> {
     let (_app, mesh) = echo(&world).await?;
     let mut client = Client::connect(mesh.to("echo")?).await?;
-    let all: String = (0..10).map(|i| format!("GET /{i} HTTP/1.1\r\nHost: h\r\n\r\n")).collect();
+    let all: String = (0..10)
+        .map(|i| format!("GET /{i} HTTP/1.1\r\nHost: h\r\n\r\n"))
+        .collect();
     client.send(all).await?;
     for i in 0..10 {
         let answer = client.answer("GET").await?;
-        ensure!(answer.json()?["line"] == format!("GET /{i} HTTP/1.1"), "{i}: {answer:?}");
+        ensure!(
+            answer.json()?["line"] == format!("GET /{i} HTTP/1.1"),
+            "{i}: {answer:?}"
+        );
     }
     Ok(())
 }
@@ -151,7 +197,10 @@ async fn chunked_request_with_trailers_arrives(world: Arc<World>) -> Result<()> 
     let (_app, mesh) = echo(&world).await?;
     let request = "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum\r\n\r\n3;ext=1\r\nabc\r\n2\r\nde\r\n0\r\nX-Sum: 42\r\n\r\n";
     let seen = once(mesh.to("echo")?, request).await?.json()?;
-    ensure!(seen["body"] == "abcde" && seen["chunked"] == true && seen["complete"] == true, "{seen}");
+    ensure!(
+        seen["body"] == "abcde" && seen["chunked"] == true && seen["complete"] == true,
+        "{seen}"
+    );
     let trailers = seen["trailers"].to_string().to_lowercase();
     ensure!(trailers.contains("x-sum") && trailers.contains("42"), "{seen}");
     Ok(())
@@ -159,20 +208,40 @@ async fn chunked_request_with_trailers_arrives(world: Arc<World>) -> Result<()> 
 
 async fn content_length_stays_content_length(world: Arc<World>) -> Result<()> {
     let (_app, mesh) = echo(&world).await?;
-    let seen = once(mesh.to("echo")?, "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nhello").await?.json()?;
+    let seen = once(
+        mesh.to("echo")?,
+        "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nhello",
+    )
+    .await?
+    .json()?;
     ensure!(seen["body"] == "hello" && seen["chunked"] == false, "{seen}");
-    let empty = once(mesh.to("echo")?, "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\n\r\n").await?.json()?;
+    let empty = once(
+        mesh.to("echo")?,
+        "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\n\r\n",
+    )
+    .await?
+    .json()?;
     ensure!(empty["length"] == 0 && empty["chunked"] == false, "{empty}");
     Ok(())
 }
 
 async fn answer_trailers_reach_the_client(world: Arc<World>) -> Result<()> {
     let app = H1App::start(h1::with_trailers).await?;
-    let mesh = Plan::default().service("app", "http", &[app.addr]).start(&world).await?;
+    let mesh = Plan::default()
+        .service("app", "http", &[app.addr])
+        .start(&world)
+        .await?;
     let request = "GET / HTTP/1.1\r\nHost: h\r\nTE: trailers\r\nConnection: TE\r\n\r\n";
     let answer = once(mesh.to("app")?, request).await?;
-    ensure!(answer.text() == "abcde" && answer.body.chunked && answer.body.complete, "{answer:?}");
-    let sum = answer.body.trailers.iter().find(|(n, _)| n.eq_ignore_ascii_case("x-sum"));
+    ensure!(
+        answer.text() == "abcde" && answer.body.chunked && answer.body.complete,
+        "{answer:?}"
+    );
+    let sum = answer
+        .body
+        .trailers
+        .iter()
+        .find(|(n, _)| n.eq_ignore_ascii_case("x-sum"));
     ensure!(sum.is_some_and(|(_, v)| v == "42"), "{answer:?}");
     Ok(())
 }
@@ -180,26 +249,38 @@ async fn answer_trailers_reach_the_client(world: Arc<World>) -> Result<()> {
 async fn an_expecting_client_is_told_to_continue_when_the_app_reads(world: Arc<World>) -> Result<()> {
     let (_app, mesh) = echo(&world).await?;
     let mut client = Client::connect(mesh.to("echo")?).await?;
-    client.send("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n").await?;
+    client
+        .send("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n")
+        .await?;
     let interim = client.head().await?;
     ensure!(interim.word(1) == "100", "{interim:?}");
     client.send("hello").await?;
     let answer = client.answer("POST").await?;
-    ensure!(answer.status() == 200 && answer.json()?["body"] == "hello", "{answer:?}");
+    ensure!(
+        answer.status() == 200 && answer.json()?["body"] == "hello",
+        "{answer:?}"
+    );
     Ok(())
 }
 
 async fn an_early_final_status_stops_the_upload(world: Arc<World>) -> Result<()> {
     let app = H1App::start(h1::refuse_early).await?;
-    let mut mesh = Plan::default().service("app", "http", &[app.addr]).start(&world).await?;
+    let mut mesh = Plan::default()
+        .service("app", "http", &[app.addr])
+        .start(&world)
+        .await?;
     let mut client = Client::connect(mesh.to("app")?).await?;
-    client.send("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 1000000000\r\nExpect: 100-continue\r\n\r\n").await?;
+    client
+        .send("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 1000000000\r\nExpect: 100-continue\r\n\r\n")
+        .await?;
     // A sidecar may read ahead, so a 100 is no mistake; the final answer without a body is the point.
     let answer = client.answer("POST").await?;
     ensure!(answer.status() == 413 && answer.text() == "big", "{answer:?}");
     // And the same when the client did not ask but is sending already.
     let mut client = Client::connect(mesh.to("app")?).await?;
-    client.send("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 1000000000\r\n\r\nsome of it").await?;
+    client
+        .send("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 1000000000\r\n\r\nsome of it")
+        .await?;
     let answer = client.answer("POST").await?;
     ensure!(answer.status() == 413 && answer.text() == "big", "{answer:?}");
     mesh.check_well()
@@ -208,7 +289,10 @@ async fn an_early_final_status_stops_the_upload(world: Arc<World>) -> Result<()>
 async fn early_hints_are_dropped_not_an_error(world: Arc<World>) -> Result<()> {
     let hints = "HTTP/1.1 102 Processing\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </a.css>; rel=preload\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
     let app = H1App::start(h1::fixed(hints)).await?;
-    let mesh = Plan::default().service("app", "http", &[app.addr]).start(&world).await?;
+    let mesh = Plan::default()
+        .service("app", "http", &[app.addr])
+        .start(&world)
+        .await?;
     let answer = get_ok(mesh.to("app")?, "/").await?;
     ensure!(answer.text() == "ok" && answer.interim.is_empty(), "{answer:?}");
     Ok(())
@@ -217,24 +301,39 @@ async fn early_hints_are_dropped_not_an_error(world: Arc<World>) -> Result<()> {
 async fn status_line_and_fields_of_the_answer_arrive(world: Arc<World>) -> Result<()> {
     let odd = "HTTP/1.1 418 I'm a teapot\r\nX-A: 1\r\nX-A: 2\r\nSet-Cookie: a=1; Path=/\r\nSet-Cookie: b=2\r\nDate: Mon, 01 Jan 2001 00:00:00 GMT\r\nServer: mine\r\nContent-Length: 3\r\n\r\nbad";
     let app = H1App::start(h1::fixed(odd)).await?;
-    let mesh = Plan::default().service("app", "http", &[app.addr]).start(&world).await?;
+    let mesh = Plan::default()
+        .service("app", "http", &[app.addr])
+        .start(&world)
+        .await?;
     let answer = once(mesh.to("app")?, "GET / HTTP/1.1\r\nHost: h\r\n\r\n").await?;
     ensure!(answer.status() == 418 && answer.text() == "bad", "{answer:?}");
     let head = &answer.head;
-    ensure!(head.all("x-a").eq(["1", "2"]) && head.all("set-cookie").eq(["a=1; Path=/", "b=2"]), "{head:?}");
-    ensure!(head.all("date").eq(["Mon, 01 Jan 2001 00:00:00 GMT"]) && head.all("server").eq(["mine"]), "{head:?}");
+    ensure!(
+        head.all("x-a").eq(["1", "2"]) && head.all("set-cookie").eq(["a=1; Path=/", "b=2"]),
+        "{head:?}"
+    );
+    ensure!(
+        head.all("date").eq(["Mon, 01 Jan 2001 00:00:00 GMT"]) && head.all("server").eq(["mine"]),
+        "{head:?}"
+    );
     Ok(())
 }
 
 async fn an_answer_without_length_ends_with_the_connection(world: Arc<World>) -> Result<()> {
     let app = H1App::start(|mut request: h1::Request| async move {
         use tokio::io::AsyncWriteExt as _;
-        request.io.write_all(b"HTTP/1.1 200 OK\r\nX-A: 1\r\n\r\nto the end").await?;
+        request
+            .io
+            .write_all(b"HTTP/1.1 200 OK\r\nX-A: 1\r\n\r\nto the end")
+            .await?;
         request.io.get_mut().shutdown().await?;
         Ok(None)
     })
     .await?;
-    let mesh = Plan::default().service("app", "http", &[app.addr]).start(&world).await?;
+    let mesh = Plan::default()
+        .service("app", "http", &[app.addr])
+        .start(&world)
+        .await?;
     let answer = get_ok(mesh.to("app")?, "/").await?;
     ensure!(answer.text() == "to the end" && answer.body.complete, "{answer:?}");
     Ok(())
@@ -244,11 +343,17 @@ async fn a_bodyless_204_and_304_stay_so(world: Arc<World>) -> Result<()> {
     for status in ["204 No Content\r\n", "304 Not Modified\r\nETag: \"x\"\r\n"] {
         let text: &'static str = format!("HTTP/1.1 {status}\r\n").leak();
         let app = H1App::start(h1::fixed(text)).await?;
-        let mesh = Plan::default().service("app", "http", &[app.addr]).start(&world).await?;
+        let mesh = Plan::default()
+            .service("app", "http", &[app.addr])
+            .start(&world)
+            .await?;
         let mut client = Client::connect(mesh.to("app")?).await?;
         for _ in 0..2 {
             let answer = client.exchange("GET / HTTP/1.1\r\nHost: h\r\n\r\n").await?;
-            ensure!(status.starts_with(answer.head.word(1)) && answer.body.bytes.is_empty(), "{answer:?}");
+            ensure!(
+                status.starts_with(answer.head.word(1)) && answer.body.bytes.is_empty(),
+                "{answer:?}"
+            );
             ensure!(answer.head.field("transfer-encoding").is_none(), "{answer:?}");
         }
     }

@@ -28,7 +28,10 @@ pub(crate) fn tests() -> Vec<Trial> {
 
 async fn http2_to_an_http2_app(world: Arc<World>) -> Result<()> {
     let app = H2App::echo().await?;
-    let mut mesh = Plan::default().service("app", "http2", &[app.addr]).start(&world).await?;
+    let mut mesh = Plan::default()
+        .service("app", "http2", &[app.addr])
+        .start(&world)
+        .await?;
     let addr = mesh.to("app")?;
     let mut client = H2Client::connect(addr, 1 << 20).await?;
     let head = request("POST", addr, "/a//b?x=%2F", &[("x-one", "a"), ("x-one", "b")])?;
@@ -36,18 +39,32 @@ async fn http2_to_an_http2_app(world: Arc<World>) -> Result<()> {
     ensure!(answer.head.status() == 200 && answer.error.is_none(), "{answer:?}");
     let seen: serde_json::Value = serde_json::from_slice(&answer.body)?;
     let line = seen["line"].as_str().unwrap_or_default();
-    ensure!(line.starts_with("POST ") && line.contains("/a//b?x=%2F") && line.ends_with("HTTP/2.0"), "{line}");
-    ensure!(line.contains(&addr.to_string()), "the authority is the client's: {line}");
+    ensure!(
+        line.starts_with("POST ") && line.contains("/a//b?x=%2F") && line.ends_with("HTTP/2.0"),
+        "{line}"
+    );
+    ensure!(
+        line.contains(&addr.to_string()),
+        "the authority is the client's: {line}"
+    );
     ensure!(seen["body"] == "hello", "{seen}");
     mesh.check_well()
 }
 
 async fn http2_to_an_http1_app(world: Arc<World>) -> Result<()> {
     let app = H1App::echo().await?;
-    let mesh = Plan::default().service("app", "http", &[app.addr]).start(&world).await?;
+    let mesh = Plan::default()
+        .service("app", "http", &[app.addr])
+        .start(&world)
+        .await?;
     let addr = mesh.to("app")?;
     let mut client = H2Client::connect(addr, 1 << 20).await?;
-    let answer = client.exchange(request("POST", addr, "/x?y", &[("x-a", "1")])?, Some(Bytes::from_static(b"hi"))).await?;
+    let answer = client
+        .exchange(
+            request("POST", addr, "/x?y", &[("x-a", "1")])?,
+            Some(Bytes::from_static(b"hi")),
+        )
+        .await?;
     ensure!(answer.head.status() == 200, "{answer:?}");
     let seen: serde_json::Value = serde_json::from_slice(&answer.body)?;
     ensure!(seen["line"] == "POST /x?y HTTP/1.1" && seen["body"] == "hi", "{seen}");
@@ -58,21 +75,36 @@ async fn http2_to_an_http1_app(world: Arc<World>) -> Result<()> {
 
 async fn http1_to_an_http2_app(world: Arc<World>) -> Result<()> {
     let app = H2App::echo().await?;
-    let mesh = Plan::default().service("app", "http2", &[app.addr]).start(&world).await?;
-    let answer = once(mesh.to("app")?, "POST /x?y HTTP/1.1\r\nHost: some.host\r\nContent-Length: 2\r\n\r\nhi").await?;
+    let mesh = Plan::default()
+        .service("app", "http2", &[app.addr])
+        .start(&world)
+        .await?;
+    let answer = once(
+        mesh.to("app")?,
+        "POST /x?y HTTP/1.1\r\nHost: some.host\r\nContent-Length: 2\r\n\r\nhi",
+    )
+    .await?;
     ensure!(answer.status() == 200, "{answer:?}");
     let seen = answer.json()?;
     let line = seen["line"].as_str().unwrap_or_default();
-    ensure!(line.contains("some.host/x?y") && line.ends_with("HTTP/2.0") && seen["body"] == "hi", "{seen}");
+    ensure!(
+        line.contains("some.host/x?y") && line.ends_with("HTTP/2.0") && seen["body"] == "hi",
+        "{seen}"
+    );
     Ok(())
 }
 
 async fn te_trailers_reaches_the_app(world: Arc<World>) -> Result<()> {
     let app = H2App::echo().await?;
-    let mesh = Plan::default().service("app", "http2", &[app.addr]).start(&world).await?;
+    let mesh = Plan::default()
+        .service("app", "http2", &[app.addr])
+        .start(&world)
+        .await?;
     let addr = mesh.to("app")?;
     let mut client = H2Client::connect(addr, 1 << 20).await?;
-    client.exchange(request("GET", addr, "/", &[("te", "trailers")])?, None).await?;
+    client
+        .exchange(request("GET", addr, "/", &[("te", "trailers")])?, None)
+        .await?;
     let head = &app.seen.heads()[0];
     ensure!(head.field("te") == Some("trailers"), "{head:?}");
     Ok(())
@@ -80,10 +112,18 @@ async fn te_trailers_reaches_the_app(world: Arc<World>) -> Result<()> {
 
 async fn cookie_crumbs_are_rejoined(world: Arc<World>) -> Result<()> {
     let app = H1App::echo().await?;
-    let mesh = Plan::default().service("app", "http", &[app.addr]).start(&world).await?;
+    let mesh = Plan::default()
+        .service("app", "http", &[app.addr])
+        .start(&world)
+        .await?;
     let addr = mesh.to("app")?;
     let mut client = H2Client::connect(addr, 1 << 20).await?;
-    client.exchange(request("GET", addr, "/", &[("cookie", "a=1"), ("cookie", "b=2")])?, None).await?;
+    client
+        .exchange(
+            request("GET", addr, "/", &[("cookie", "a=1"), ("cookie", "b=2")])?,
+            None,
+        )
+        .await?;
     let head = &app.seen.heads()[0];
     ensure!(head.all("cookie").eq(["a=1; b=2"]), "{head:?}");
     Ok(())
@@ -91,7 +131,10 @@ async fn cookie_crumbs_are_rejoined(world: Arc<World>) -> Result<()> {
 
 async fn request_trailers_arrive(world: Arc<World>) -> Result<()> {
     let app = H2App::echo().await?;
-    let mesh = Plan::default().service("app", "http2", &[app.addr]).start(&world).await?;
+    let mesh = Plan::default()
+        .service("app", "http2", &[app.addr])
+        .start(&world)
+        .await?;
     let addr = mesh.to("app")?;
     let mut client = H2Client::connect(addr, 1 << 20).await?;
     let (answer, mut stream) = client.start(request("POST", addr, "/", &[])?, false).await?;
@@ -107,7 +150,10 @@ async fn request_trailers_arrive(world: Arc<World>) -> Result<()> {
 
 async fn many_streams_share_one_connection(world: Arc<World>) -> Result<()> {
     let app = H2App::echo().await?;
-    let mut mesh = Plan::default().service("app", "http2", &[app.addr]).start(&world).await?;
+    let mut mesh = Plan::default()
+        .service("app", "http2", &[app.addr])
+        .start(&world)
+        .await?;
     let addr = mesh.to("app")?;
     let mut client = H2Client::connect(addr, 1 << 16).await?;
     let mut answers = Vec::new();

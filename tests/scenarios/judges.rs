@@ -54,7 +54,10 @@ const INTEROP_CASES: &[&str] = &[
 
 async fn interop(world: Arc<World>, case: &str) -> Result<()> {
     let (_server, addr) = tools::interop_server(&world).await?;
-    let mut mesh = Plan::default().service("interop", "grpc", &[addr]).start(&world).await?;
+    let mut mesh = Plan::default()
+        .service("interop", "grpc", &[addr])
+        .start(&world)
+        .await?;
     let port = mesh.to("interop")?.port().to_string();
     let args = ["-server_host", "127.0.0.1", "-server_port", &port, "-test_case", case];
     tools::run(&world, "interop_client", &args, Duration::from_secs(60)).await?;
@@ -63,8 +66,9 @@ async fn interop(world: Arc<World>, case: &str) -> Result<()> {
 
 /// 115 of the suite's cases: all but the long ones (6.5 to 6.23 repeat UTF-8 tables, 9 measures
 /// speed, 12 and 13 compression, which is between the two ends and not the proxy's business).
-const AUTOBAHN_CASES: &[&str] =
-    &["1.*", "2.*", "3.*", "4.*", "5.*", "6.1.*", "6.2.*", "6.3.*", "6.4.*", "7.*", "10.*"];
+const AUTOBAHN_CASES: &[&str] = &[
+    "1.*", "2.*", "3.*", "4.*", "5.*", "6.1.*", "6.2.*", "6.3.*", "6.4.*", "7.*", "10.*",
+];
 
 async fn autobahn(world: Arc<World>) -> Result<()> {
     let (_app, direct) = tools::websocket_echo(&world).await?;
@@ -82,7 +86,11 @@ async fn autobahn(world: Arc<World>) -> Result<()> {
         }
         let [direct, mesh] = &seen;
         let same = |case: &str, verdicts: &BTreeSet<String>| mesh.get(case).is_some_and(|m| !m.is_disjoint(verdicts));
-        differences = direct.iter().filter(|(case, v)| !same(case, v)).map(|(case, _)| case.clone()).collect();
+        differences = direct
+            .iter()
+            .filter(|(case, v)| !same(case, v))
+            .map(|(case, _)| case.clone())
+            .collect();
         if differences.is_empty() {
             break;
         }
@@ -90,11 +98,24 @@ async fn autobahn(world: Arc<World>) -> Result<()> {
     }
     let [direct, mesh_verdicts] = &seen;
     ensure!(direct.len() == 115, "the suite ran {} cases, not 115", direct.len());
-    let ok = mesh_verdicts.values().filter(|v| v.iter().any(|v| v.starts_with("OK"))).count();
-    world::figure(format!("Autobahn: {ok} of {} OK through two sidecars, {} differences", direct.len(), differences.len()));
+    let ok = mesh_verdicts
+        .values()
+        .filter(|v| v.iter().any(|v| v.starts_with("OK")))
+        .count();
+    world::figure(format!(
+        "Autobahn: {ok} of {} OK through two sidecars, {} differences",
+        direct.len(),
+        differences.len()
+    ));
     let table: Vec<String> = differences
         .iter()
-        .map(|case| format!("{case}: {:?} directly, {:?} through the mesh", direct.get(case), mesh_verdicts.get(case)))
+        .map(|case| {
+            format!(
+                "{case}: {:?} directly, {:?} through the mesh",
+                direct.get(case),
+                mesh_verdicts.get(case)
+            )
+        })
         .collect();
     ensure!(differences.is_empty(), "{}", table.join("\n"));
     mesh.check_well()
@@ -123,7 +144,10 @@ async fn fuzz(world: &World, name: &str, addr: SocketAddr, cases: &[String]) -> 
         .iter()
         .map(|(case, v)| {
             let text = |key: &str| v[key].as_str().unwrap_or_default().to_owned();
-            (case.clone(), format!("{}, close {}", text("behavior"), text("behaviorClose")))
+            (
+                case.clone(),
+                format!("{}, close {}", text("behavior"), text("behaviorClose")),
+            )
         })
         .collect())
 }
@@ -147,7 +171,10 @@ fn verdicts(output: &str) -> BTreeMap<String, bool> {
 /// a test passes when it passes once, and a sidecar gets a few runs to show what it can do.
 async fn httpwg(world: Arc<World>) -> Result<()> {
     let app = Bare::start().await?;
-    let mut mesh = Plan::default().service("app", "http2", &[app.addr]).start(&world).await?;
+    let mut mesh = Plan::default()
+        .service("app", "http2", &[app.addr])
+        .start(&world)
+        .await?;
     let bare = score(&world, app.addr, 3, &BTreeSet::new()).await?;
     let must: BTreeSet<String> = golden::lines("httpwg.txt", &bare)?.union(&bare).cloned().collect();
     let inbound = score(&world, mesh.inbound("app", 0)?.listen, 12, &must).await?;
@@ -158,7 +185,10 @@ async fn httpwg(world: Arc<World>) -> Result<()> {
         inbound.len(),
         outbound.len()
     ));
-    let lost: Vec<&String> = must.iter().filter(|t| !inbound.contains(*t) || !outbound.contains(*t)).collect();
+    let lost: Vec<&String> = must
+        .iter()
+        .filter(|t| !inbound.contains(*t) || !outbound.contains(*t))
+        .collect();
     ensure!(lost.is_empty(), "hyper alone passes {lost:#?}");
     mesh.check_well()
 }
@@ -167,7 +197,13 @@ async fn httpwg(world: Arc<World>) -> Result<()> {
 async fn score(world: &World, addr: SocketAddr, runs: usize, must: &BTreeSet<String>) -> Result<BTreeSet<String>> {
     let mut passed = BTreeSet::new();
     for _ in 0..runs {
-        passed.extend(score_once(world, addr).await?.into_iter().filter(|(_, p)| *p).map(|(test, _)| test));
+        passed.extend(
+            score_once(world, addr)
+                .await?
+                .into_iter()
+                .filter(|(_, p)| *p)
+                .map(|(test, _)| test),
+        );
         if !must.is_empty() && must.is_subset(&passed) {
             break;
         }
@@ -183,7 +219,12 @@ async fn score_once(world: &World, addr: SocketAddr) -> Result<BTreeMap<String, 
     let mut process = world.spawn("httpwg", command)?;
     process.wait(Duration::from_secs(200)).await?;
     let verdicts = verdicts(&process.output());
-    ensure!(verdicts.len() > 100, "httpwg gave {} verdicts:\n{}", verdicts.len(), process.output());
+    ensure!(
+        verdicts.len() > 100,
+        "httpwg gave {} verdicts:\n{}",
+        verdicts.len(),
+        process.output()
+    );
     // Its own stack traces would bury what our programs say.
     process.forget_output()?;
     Ok(verdicts)
@@ -209,10 +250,21 @@ async fn etcdctl(world: Arc<World>) -> Result<()> {
     .await?;
     let granted = ctl(&["lease", "grant", "60"]).await?;
     let lease = granted.split_whitespace().nth(1).context("no lease id")?;
-    ensure!(ctl(&["put", "leased", "v", &format!("--lease={lease}")]).await?.contains("OK"));
-    ensure!(ctl(&["lease", "keep-alive", "--once", lease]).await?.contains("TTL(60)"));
+    ensure!(
+        ctl(&["put", "leased", "v", &format!("--lease={lease}")])
+            .await?
+            .contains("OK")
+    );
+    ensure!(
+        ctl(&["lease", "keep-alive", "--once", lease])
+            .await?
+            .contains("TTL(60)")
+    );
     ctl(&["lease", "revoke", lease]).await?;
-    ensure!(!ctl(&["get", "leased"]).await?.contains("leased"), "a revoked lease keeps its key");
+    ensure!(
+        !ctl(&["get", "leased"]).await?.contains("leased"),
+        "a revoked lease keeps its key"
+    );
     txn(&world, &at).await?;
     ensure!(ctl(&["get", "k3"]).await?.contains("v3"));
     mesh.check_well()
@@ -222,15 +274,25 @@ async fn txn(world: &World, at: &str) -> Result<()> {
     let input = world.write("txn", "value(\"k1\") = \"v1\"\n\nput k3 v3\n\nput k3 wrong\n\n")?;
     let etcdctl = tools::tool("etcdctl")?.get_program().to_owned();
     let mut command = Command::new("sh");
-    command.args(["-c", "exec \"$1\" \"$2\" txn <\"$3\"", "txn"]).arg(etcdctl).arg(at).arg(input);
-    let out = world.spawn("etcdctl-txn", command)?.succeed(Duration::from_secs(30)).await?;
+    command
+        .args(["-c", "exec \"$1\" \"$2\" txn <\"$3\"", "txn"])
+        .arg(etcdctl)
+        .arg(at)
+        .arg(input);
+    let out = world
+        .spawn("etcdctl-txn", command)?
+        .succeed(Duration::from_secs(30))
+        .await?;
     ensure!(out.contains("SUCCESS"), "{out}");
     Ok(())
 }
 
 async fn echo(world: &World) -> Result<(H1App, Mesh)> {
     let app = H1App::echo().await?;
-    let mesh = Plan::default().service("echo", "http", &[app.addr]).start(world).await?;
+    let mesh = Plan::default()
+        .service("echo", "http", &[app.addr])
+        .start(world)
+        .await?;
     Ok((app, mesh))
 }
 
@@ -246,27 +308,75 @@ async fn curl(world: Arc<World>) -> Result<()> {
         &["-fsS", "--max-time", "20", "--http1.0", &url],
         &["-fsS", "--max-time", "20", "--http2-prior-knowledge", &url],
         &["-fsS", "--max-time", "20", "-I", &url],
-        &["-fsS", "--max-time", "20", "-H", "Expect: 100-continue", "--data-binary", &upload, &url],
-        &["-fsS", "--max-time", "20", "-H", "Transfer-Encoding: chunked", "--data-binary", &upload, &url],
-        &["-fsS", "--max-time", "20", "--http2-prior-knowledge", "--data-binary", &upload, &url],
+        &[
+            "-fsS",
+            "--max-time",
+            "20",
+            "-H",
+            "Expect: 100-continue",
+            "--data-binary",
+            &upload,
+            &url,
+        ],
+        &[
+            "-fsS",
+            "--max-time",
+            "20",
+            "-H",
+            "Transfer-Encoding: chunked",
+            "--data-binary",
+            &upload,
+            &url,
+        ],
+        &[
+            "-fsS",
+            "--max-time",
+            "20",
+            "--http2-prior-knowledge",
+            "--data-binary",
+            &upload,
+            &url,
+        ],
         &["-fsS", "--max-time", "20", "-x", &proxy, "http://echo/through-proxy"],
-        &["-fsS", "--max-time", "20", "-p", "-x", &proxy, "http://echo/through-tunnel"],
+        &[
+            "-fsS",
+            "--max-time",
+            "20",
+            "-p",
+            "-x",
+            &proxy,
+            "http://echo/through-tunnel",
+        ],
     ];
     for args in cases {
-        tools::run(&world, "curl", args, soon).await.with_context(|| format!("curl {args:?}"))?;
+        tools::run(&world, "curl", args, soon)
+            .await
+            .with_context(|| format!("curl {args:?}"))?;
     }
     mesh.check_well()
 }
 
 async fn grpcurl(world: Arc<World>) -> Result<()> {
     let (_server, addr) = tools::interop_server(&world).await?;
-    let mut mesh = Plan::default().service("interop", "grpc", &[addr]).start(&world).await?;
+    let mut mesh = Plan::default()
+        .service("interop", "grpc", &[addr])
+        .start(&world)
+        .await?;
     let at = mesh.to("interop")?.to_string();
     let proto = world.write("empty.proto", INTEROP_PROTO)?;
     let import = world.dir().display().to_string();
     let file = proto.file_name().and_then(|n| n.to_str()).context("name")?;
-    let args =
-        ["-plaintext", "-max-time", "20", "-import-path", &import, "-proto", file, &at, "grpc.testing.TestService/EmptyCall"];
+    let args = [
+        "-plaintext",
+        "-max-time",
+        "20",
+        "-import-path",
+        &import,
+        "-proto",
+        file,
+        &at,
+        "grpc.testing.TestService/EmptyCall",
+    ];
     tools::run(&world, "grpcurl", &args, Duration::from_secs(30)).await?;
     mesh.check_well()
 }
@@ -280,13 +390,20 @@ service TestService { rpc EmptyCall(Empty) returns (Empty); }
 
 async fn nghttp(world: Arc<World>) -> Result<()> {
     let app = H2App::echo().await?;
-    let mut mesh = Plan::default().service("app", "http2", &[app.addr]).start(&world).await?;
+    let mut mesh = Plan::default()
+        .service("app", "http2", &[app.addr])
+        .start(&world)
+        .await?;
     let addr = mesh.to("app")?;
     accepts(addr).await?;
     let url = format!("http://{addr}/path?q=1");
     let payload = world.write("payload", &"x".repeat(1_000_000))?;
     let data = payload.display().to_string();
-    for args in [vec!["-nv", url.as_str()], vec!["-nv", "-m", "50", &url], vec!["-nv", "-d", &data, &url]] {
+    for args in [
+        vec!["-nv", url.as_str()],
+        vec!["-nv", "-m", "50", &url],
+        vec!["-nv", "-d", &data, &url],
+    ] {
         let out = tools::run(&world, "nghttp", &args, Duration::from_secs(30)).await?;
         ensure!(out.contains(":status: 200"), "nghttp {args:?}:\n{out}");
     }

@@ -19,8 +19,18 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 pub(crate) fn tests() -> Vec<Trial> {
     let long = Duration::from_secs(300);
     let mut tests = scenarios![a_stopped_reader_holds_back_the_app, stopped_streams_do_not_delay_others];
-    tests.push(patient(module_path!(), "a_long_download_needs_no_memory", long, a_long_download_needs_no_memory));
-    tests.push(patient(module_path!(), "a_long_upload_needs_no_memory", long, a_long_upload_needs_no_memory));
+    tests.push(patient(
+        module_path!(),
+        "a_long_download_needs_no_memory",
+        long,
+        a_long_download_needs_no_memory,
+    ));
+    tests.push(patient(
+        module_path!(),
+        "a_long_upload_needs_no_memory",
+        long,
+        a_long_upload_needs_no_memory,
+    ));
     tests
 }
 
@@ -42,7 +52,10 @@ async fn bulk(world: &World) -> Result<(H1App, Mesh)> {
 }
 
 fn check_growth(mesh: &mut Mesh, before: [u64; 2]) -> Result<()> {
-    let peaks = [mesh.caller.process.peak_rss_kib()?, mesh.inbound("app", 0)?.process.peak_rss_kib()?];
+    let peaks = [
+        mesh.caller.process.peak_rss_kib()?,
+        mesh.inbound("app", 0)?.process.peak_rss_kib()?,
+    ];
     for (peak, before) in peaks.into_iter().zip(before) {
         ensure!(peak < before + GROWTH_KIB, "memory grew from {before} to {peak} KiB");
     }
@@ -52,10 +65,15 @@ fn check_growth(mesh: &mut Mesh, before: [u64; 2]) -> Result<()> {
 async fn a_long_download_needs_no_memory(world: Arc<World>) -> Result<()> {
     let (_app, mut mesh) = bulk(&world).await?;
     get_ok(mesh.to("app")?, "/1000").await?;
-    let before = [mesh.caller.process.rss_kib()?, mesh.inbound("app", 0)?.process.rss_kib()?];
+    let before = [
+        mesh.caller.process.rss_kib()?,
+        mesh.inbound("app", 0)?.process.rss_kib()?,
+    ];
     let (bytes, start) = (bulk_bytes(), Instant::now());
     let mut stream = tokio::net::TcpStream::connect(mesh.to("app")?).await?;
-    stream.write_all(format!("GET /{bytes} HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n").as_bytes()).await?;
+    stream
+        .write_all(format!("GET /{bytes} HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n").as_bytes())
+        .await?;
     let (mut got, mut block) = (0_u64, vec![0; 256 * 1024]);
     loop {
         let read = stream.read(&mut block).await?;
@@ -72,10 +90,15 @@ async fn a_long_download_needs_no_memory(world: Arc<World>) -> Result<()> {
 async fn a_long_upload_needs_no_memory(world: Arc<World>) -> Result<()> {
     let (_app, mut mesh) = bulk(&world).await?;
     get_ok(mesh.to("app")?, "/1000").await?;
-    let before = [mesh.caller.process.rss_kib()?, mesh.inbound("app", 0)?.process.rss_kib()?];
+    let before = [
+        mesh.caller.process.rss_kib()?,
+        mesh.inbound("app", 0)?.process.rss_kib()?,
+    ];
     let (bytes, start) = (bulk_bytes(), Instant::now());
     let mut client = Client::connect(mesh.to("app")?).await?;
-    client.send(format!("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: {bytes}\r\n\r\n")).await?;
+    client
+        .send(format!("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: {bytes}\r\n\r\n"))
+        .await?;
     let block = vec![b'x'; 1 << 20];
     for _ in 0..bytes >> 20 {
         client.send(&block).await?;
@@ -98,7 +121,10 @@ async fn a_stopped_reader_holds_back_the_app(world: Arc<World>) -> Result<()> {
     let app = H1App::start(move |mut request: h1::Request| {
         let counter = Arc::clone(&counter);
         async move {
-            request.io.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 10000000000\r\n\r\n").await?;
+            request
+                .io
+                .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 10000000000\r\n\r\n")
+                .await?;
             let block = vec![b'x'; 64 * 1024];
             loop {
                 request.io.write_all(&block).await?;
@@ -109,7 +135,10 @@ async fn a_stopped_reader_holds_back_the_app(world: Arc<World>) -> Result<()> {
         }
     })
     .await?;
-    let mut mesh = Plan::default().service("app", "http", &[app.addr]).start(&world).await?;
+    let mut mesh = Plan::default()
+        .service("app", "http", &[app.addr])
+        .start(&world)
+        .await?;
     let mut client = Client::connect(mesh.to("app")?).await?;
     client.send("GET / HTTP/1.1\r\nHost: h\r\n\r\n").await?;
     client.head().await?;
@@ -126,7 +155,10 @@ async fn a_stopped_reader_holds_back_the_app(world: Arc<World>) -> Result<()> {
     })
     .await?;
     let held = sent.load(std::sync::atomic::Ordering::SeqCst);
-    let (caller, inbound) = (mesh.caller.process.rss_kib()?, mesh.inbound("app", 0)?.process.rss_kib()?);
+    let (caller, inbound) = (
+        mesh.caller.process.rss_kib()?,
+        mesh.inbound("app", 0)?.process.rss_kib()?,
+    );
     world::figure(format!("bytes on their way to a stopped reader: {held}"));
     ensure!(
         held < 64 << 20,
@@ -141,7 +173,10 @@ async fn stopped_streams_do_not_delay_others(world: Arc<World>) -> Result<()> {
         outrigger_tests::apps::h2c::full(vec![b'x'; size])
     })
     .await?;
-    let mut mesh = Plan::default().service("app", "http2", &[app.addr]).start(&world).await?;
+    let mut mesh = Plan::default()
+        .service("app", "http2", &[app.addr])
+        .start(&world)
+        .await?;
     let addr = mesh.to("app")?;
     // Ten clients with a hundred streams each that read the head and then nothing.
     let (mut clients, mut stopped) = (Vec::new(), Vec::new());
@@ -163,9 +198,20 @@ async fn stopped_streams_do_not_delay_others(world: Arc<World>) -> Result<()> {
     let (answer, _) = client.start(request("GET", addr, "/small", &[])?, true).await?;
     let answer = whole(answer).await?;
     ensure!(answer.body == b"xx" && answer.error.is_none(), "{answer:?}");
-    world::figure(format!("request beside 1,000 stopped streams: {:.1} ms", start.elapsed().as_secs_f64() * 1e3));
-    let (caller, inbound) = (mesh.caller.process.peak_rss_kib()?, mesh.inbound("app", 0)?.process.peak_rss_kib()?);
-    world::figure(format!("memory with 1,000 stopped streams: caller {caller} KiB, inbound {inbound} KiB"));
-    ensure!(caller < STOPPED_KIB && inbound < STOPPED_KIB, "caller {caller} KiB, inbound {inbound} KiB");
+    world::figure(format!(
+        "request beside 1,000 stopped streams: {:.1} ms",
+        start.elapsed().as_secs_f64() * 1e3
+    ));
+    let (caller, inbound) = (
+        mesh.caller.process.peak_rss_kib()?,
+        mesh.inbound("app", 0)?.process.peak_rss_kib()?,
+    );
+    world::figure(format!(
+        "memory with 1,000 stopped streams: caller {caller} KiB, inbound {inbound} KiB"
+    ));
+    ensure!(
+        caller < STOPPED_KIB && inbound < STOPPED_KIB,
+        "caller {caller} KiB, inbound {inbound} KiB"
+    );
     mesh.check_well()
 }

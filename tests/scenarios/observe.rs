@@ -41,12 +41,19 @@ fn sum(page: &str, name: &str, labels: &[&str]) -> f64 {
 
 async fn requests_are_counted_by_service_and_direction(world: Arc<World>) -> Result<()> {
     let app = H1App::echo().await?;
-    let mut mesh = Plan::default().service("app", "http", &[app.addr]).start(&world).await?;
+    let mut mesh = Plan::default()
+        .service("app", "http", &[app.addr])
+        .start(&world)
+        .await?;
     for _ in 0..7 {
         get_ok(mesh.to("app")?, "/").await?;
     }
     let outbound = mesh.caller.metrics().await?;
-    let counted = sum(&outbound, "outrigger_requests_total", &["direction=\"outbound\"", "default/app"]);
+    let counted = sum(
+        &outbound,
+        "outrigger_requests_total",
+        &["direction=\"outbound\"", "default/app"],
+    );
     ensure!((counted - 7.0).abs() < 0.1, "{counted} requests counted:\n{outbound}");
     let inbound = mesh.inbound("app", 0)?.metrics().await?;
     let counted = sum(&inbound, "outrigger_requests_total", &["direction=\"inbound\""]);
@@ -61,7 +68,8 @@ async fn refusals_are_counted_by_reason(world: Arc<World>) -> Result<()> {
     get(mesh.to("empty")?, "/").await?;
     let page = mesh.caller.metrics().await?;
     ensure!(
-        page.lines().any(|line| line.contains("reason=\"no_endpoints\"") && line.ends_with(" 1")),
+        page.lines()
+            .any(|line| line.contains("reason=\"no_endpoints\"") && line.ends_with(" 1")),
         "{page}"
     );
     Ok(())
@@ -113,21 +121,37 @@ async fn health_notices_an_app_that_dies_and_comes_back(world: Arc<World>) -> Re
 
 async fn the_effective_configuration_is_shown(world: Arc<World>) -> Result<()> {
     let app = H1App::echo().await?;
-    let mesh = Plan::default().service("app", "http", &[app.addr]).start(&world).await?;
+    let mesh = Plan::default()
+        .service("app", "http", &[app.addr])
+        .start(&world)
+        .await?;
     let config = get_ok(mesh.caller.admin, "/config").await?.json()?.to_string();
-    ensure!(config.contains("default/app/app-0") && config.contains("caller-0"), "{config}");
+    ensure!(
+        config.contains("default/app/app-0") && config.contains("caller-0"),
+        "{config}"
+    );
     Ok(())
 }
 
 async fn every_request_has_an_access_log_line(world: Arc<World>) -> Result<()> {
     let app = H1App::echo().await?;
-    let mesh = Plan::default().service("app", "http", &[app.addr]).access_log().start(&world).await?;
+    let mesh = Plan::default()
+        .service("app", "http", &[app.addr])
+        .access_log()
+        .start(&world)
+        .await?;
     get_ok(mesh.to("app")?, "/logged?a=b").await?;
-    wait::until("the line is written", || async { mesh.caller.process.output().contains("/logged") }).await?;
+    wait::until("the line is written", || async {
+        mesh.caller.process.output().contains("/logged")
+    })
+    .await?;
     let output = mesh.caller.process.output();
     let line = output.lines().find(|l| l.contains("/logged")).unwrap_or_default();
     let line: serde_json::Value = serde_json::from_str(line)?;
-    ensure!(line.to_string().contains("200") && line.to_string().contains("GET"), "{line}");
+    ensure!(
+        line.to_string().contains("200") && line.to_string().contains("GET"),
+        "{line}"
+    );
     Ok(())
 }
 
@@ -135,7 +159,11 @@ async fn wrong_bootstrap_files_are_refused_with_a_position(world: Arc<World>) ->
     let cases = [
         ("an unknown key", "service: a\nlistne: x\n", "listne"),
         ("a wrong type", "service: a\nworkers: many\n", "workers"),
-        ("an unknown protocol", "service: a\ninbound: [{name: m, protocol: smtp, listen: 127.0.0.1:1, app: 127.0.0.1:2}]\n", "smtp"),
+        (
+            "an unknown protocol",
+            "service: a\ninbound: [{name: m, protocol: smtp, listen: 127.0.0.1:1, app: 127.0.0.1:2}]\n",
+            "smtp",
+        ),
         ("no service", "namespace: a\n", "service"),
         ("not YAML", "service: [\n", ""),
     ];
@@ -147,7 +175,10 @@ async fn wrong_bootstrap_files_are_refused_with_a_position(world: Arc<World>) ->
         let status = process.wait(Duration::from_secs(20)).await?;
         let output = process.output();
         ensure!(!status.success(), "{what} was accepted:\n{output}");
-        ensure!(output.contains(named) && output.contains("bad.yaml"), "{what}:\n{output}");
+        ensure!(
+            output.contains(named) && output.contains("bad.yaml"),
+            "{what}:\n{output}"
+        );
         ensure!(!output.contains("panicked"), "{what}:\n{output}");
     }
     Ok(())
@@ -160,7 +191,11 @@ async fn a_listener_beyond_loopback_needs_insecure(world: Arc<World>) -> Result<
     command.arg("--config").arg(&path);
     let mut process = world.spawn("open", command)?;
     let status = process.wait(Duration::from_secs(20)).await?;
-    ensure!(!status.success() && process.output().contains("insecure"), "{}", process.output());
+    ensure!(
+        !status.success() && process.output().contains("insecure"),
+        "{}",
+        process.output()
+    );
     Ok(())
 }
 
@@ -174,7 +209,10 @@ async fn a_port_in_use_is_named(world: Arc<World>) -> Result<()> {
     let mut process = world.spawn("taken", command)?;
     let status = process.wait(Duration::from_secs(20)).await?;
     let output = process.output();
-    ensure!(!status.success() && output.contains(&taken.port().to_string()), "{output}");
+    ensure!(
+        !status.success() && output.contains(&taken.port().to_string()),
+        "{output}"
+    );
     Ok(())
 }
 
@@ -191,4 +229,3 @@ async fn an_idle_sidecar_is_small_and_ends_at_once(world: Arc<World>) -> Result<
     ensure!(status.success(), "{status}\n{}", sidecar.process.output());
     Ok(())
 }
-

@@ -45,14 +45,19 @@ async fn an_absolute_form_request_reaches_a_mesh_service(world: Arc<World>) -> R
     let answer = once(mesh.proxy(), "GET http://echo/a//b?c HTTP/1.1\r\nHost: echo\r\n\r\n").await?;
     ensure!(answer.status() == 200, "{answer:?}");
     let head = &app.seen.heads()[0];
-    ensure!(head.line == "GET /a//b?c HTTP/1.1", "the app sees origin form: {head:?}");
+    ensure!(
+        head.line == "GET /a//b?c HTTP/1.1",
+        "the app sees origin form: {head:?}"
+    );
     ensure!(head.field("host") == Some("echo"), "{head:?}");
     mesh.check_well()
 }
 
 async fn connect(proxy: SocketAddr, to: &str) -> Result<Client> {
     let mut client = Client::connect(proxy).await?;
-    let answer = client.exchange(&format!("CONNECT {to} HTTP/1.1\r\nHost: {to}\r\n\r\n")).await?;
+    let answer = client
+        .exchange(&format!("CONNECT {to} HTTP/1.1\r\nHost: {to}\r\n\r\n"))
+        .await?;
     ensure!(answer.status() == 200, "CONNECT {to}: {answer:?}");
     ensure!(answer.head.field("content-length").is_none(), "{answer:?}");
     ensure!(answer.head.field("transfer-encoding").is_none(), "{answer:?}");
@@ -63,7 +68,9 @@ async fn connect_to_a_mesh_service_speaks_http_inside(world: Arc<World>) -> Resu
     let (app, mesh) = echo(&world, "deny").await?;
     let mut client = connect(mesh.proxy(), "echo:80").await?;
     for i in 0..3 {
-        let answer = client.exchange(&format!("GET /{i} HTTP/1.1\r\nHost: echo\r\n\r\n")).await?;
+        let answer = client
+            .exchange(&format!("GET /{i} HTTP/1.1\r\nHost: echo\r\n\r\n"))
+            .await?;
         ensure!(answer.json()?["line"] == format!("GET /{i} HTTP/1.1"), "{answer:?}");
     }
     ensure!(app.seen.requests() == 3);
@@ -79,7 +86,9 @@ async fn connect_to_a_mesh_service_speaks_http2_inside(world: Arc<World>) -> Res
         .await?;
     let mut client = connect(mesh.proxy(), "app:80").await?;
     // The preface and an empty SETTINGS frame; a server answers with its own SETTINGS first.
-    client.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await?;
+    client
+        .send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0")
+        .await?;
     let frame = client.bytes(9).await?;
     ensure!(frame[3] == 4, "the first frame is not SETTINGS: {frame:?}");
     Ok(())
@@ -143,8 +152,18 @@ async fn a_listed_external_host_alone_is_reached(world: Arc<World>) -> Result<()
 
 async fn metadata_addresses_are_refused(world: Arc<World>) -> Result<()> {
     let (_app, mesh) = echo(&world, "allow").await?;
-    for host in ["169.254.169.254", "169.254.1.1:80", "[fe80::1]:80", "[::ffff:169.254.169.254]:80", "[fd00:ec2::254]"] {
-        let authority = if host.contains(':') && !host.ends_with(']') { host.to_owned() } else { format!("{host}:80") };
+    for host in [
+        "169.254.169.254",
+        "169.254.1.1:80",
+        "[fe80::1]:80",
+        "[::ffff:169.254.169.254]:80",
+        "[fd00:ec2::254]",
+    ] {
+        let authority = if host.contains(':') && !host.ends_with(']') {
+            host.to_owned()
+        } else {
+            format!("{host}:80")
+        };
         refused(mesh.proxy(), &authority).await?;
     }
     Ok(())

@@ -29,30 +29,75 @@ const SMUGGLED: &str = "GET /smuggled HTTP/1.1\r\nHost: h\r\n\r\n";
 
 /// Requests that must not reach the app; the last part is sent after the first in one write.
 const CORPUS: &[(&str, &str)] = &[
-    ("length and chunks", "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
-    ("chunks and length", "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\nContent-Length: 0\r\n\r\n0\r\n\r\n"),
-    ("two lengths", "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\nhi!"),
-    ("two lengths in one field", "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 2, 3\r\n\r\nhi!"),
-    ("a signed length", "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: +2\r\n\r\nhi"),
-    ("a negative length", "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: -1\r\n\r\nhi"),
-    ("a hexadecimal length", "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 0x2\r\n\r\nhi"),
-    ("a length beyond 64 bits", "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 99999999999999999999\r\n\r\nhi"),
-    ("an empty length", "POST / HTTP/1.1\r\nHost: h\r\nContent-Length:\r\n\r\nhi"),
+    (
+        "length and chunks",
+        "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    ),
+    (
+        "chunks and length",
+        "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\nContent-Length: 0\r\n\r\n0\r\n\r\n",
+    ),
+    (
+        "two lengths",
+        "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\nhi!",
+    ),
+    (
+        "two lengths in one field",
+        "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 2, 3\r\n\r\nhi!",
+    ),
+    (
+        "a signed length",
+        "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: +2\r\n\r\nhi",
+    ),
+    (
+        "a negative length",
+        "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: -1\r\n\r\nhi",
+    ),
+    (
+        "a hexadecimal length",
+        "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 0x2\r\n\r\nhi",
+    ),
+    (
+        "a length beyond 64 bits",
+        "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 99999999999999999999\r\n\r\nhi",
+    ),
+    (
+        "an empty length",
+        "POST / HTTP/1.1\r\nHost: h\r\nContent-Length:\r\n\r\nhi",
+    ),
     ("a bare CR in a value", "GET / HTTP/1.1\r\nHost: h\r\nX-A: a\rb\r\n\r\n"),
     ("a bare CR in the line", "GET /\r HTTP/1.1\r\nHost: h\r\n\r\n"),
     ("NUL in a value", "GET / HTTP/1.1\r\nHost: h\r\nX-A: a\0b\r\n\r\n"),
-    ("space before the colon", "POST / HTTP/1.1\r\nHost: h\r\nContent-Length : 2\r\n\r\nhi"),
+    (
+        "space before the colon",
+        "POST / HTTP/1.1\r\nHost: h\r\nContent-Length : 2\r\n\r\nhi",
+    ),
     ("a folded field", "GET / HTTP/1.1\r\nHost: h\r\nX-A: a\r\n b\r\n\r\n"),
-    ("an unknown coding", "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: xchunked\r\n\r\n0\r\n\r\n"),
-    ("chunked not last", "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n"),
-    ("chunked with a control byte", "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: \x0bchunked\r\n\r\n0\r\n\r\n"),
-    ("chunks in HTTP/1.0", "POST / HTTP/1.0\r\nHost: h\r\nTransfer-Encoding: chunked\r\nContent-Length: 3\r\n\r\n0\r\n\r\n"),
+    (
+        "an unknown coding",
+        "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: xchunked\r\n\r\n0\r\n\r\n",
+    ),
+    (
+        "chunked not last",
+        "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n",
+    ),
+    (
+        "chunked with a control byte",
+        "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: \x0bchunked\r\n\r\n0\r\n\r\n",
+    ),
+    (
+        "chunks in HTTP/1.0",
+        "POST / HTTP/1.0\r\nHost: h\r\nTransfer-Encoding: chunked\r\nContent-Length: 3\r\n\r\n0\r\n\r\n",
+    ),
     ("two hosts", "GET / HTTP/1.1\r\nHost: h\r\nHost: other\r\n\r\n"),
     ("no host", "GET / HTTP/1.1\r\nX-A: 1\r\n\r\n"),
     ("two words", "GET /\r\nHost: h\r\n\r\n"),
     ("an unknown version", "GET / HTTP/1.9.1\r\nHost: h\r\n\r\n"),
     ("a colon alone", "GET / HTTP/1.1\r\nHost: h\r\n: x\r\n\r\n"),
-    ("a field without a colon", "GET / HTTP/1.1\r\nHost: h\r\nnonsense\r\n\r\n"),
+    (
+        "a field without a colon",
+        "GET / HTTP/1.1\r\nHost: h\r\nnonsense\r\n\r\n",
+    ),
 ];
 
 /// Heads that may be forwarded before their body turns out to be wrong; the body must not end well.
@@ -68,7 +113,11 @@ const BAD_CHUNKS: &[(&str, &str)] = &[
 async fn corpus(addr: SocketAddr, app: &H1App, absolute: bool) -> Result<()> {
     let mut broken = Vec::new();
     for (what, case) in CORPUS {
-        let case = if absolute { case.replacen(" /", " http://app/", 1) } else { (*case).to_owned() };
+        let case = if absolute {
+            case.replacen(" /", " http://app/", 1)
+        } else {
+            (*case).to_owned()
+        };
         if let Err(error) = one_case(addr, app, &case).await {
             broken.push(format!("{what}: {error:#}"));
         }
@@ -81,7 +130,11 @@ async fn corpus(addr: SocketAddr, app: &H1App, absolute: bool) -> Result<()> {
         }
     }
     let smuggled = app.seen.heads().iter().filter(|h| h.line.contains("smuggled")).count();
-    ensure!(broken.is_empty() && smuggled == 0, "{smuggled} smuggled requests arrived\n{}", broken.join("\n"));
+    ensure!(
+        broken.is_empty() && smuggled == 0,
+        "{smuggled} smuggled requests arrived\n{}",
+        broken.join("\n")
+    );
     Ok(())
 }
 
@@ -92,9 +145,16 @@ async fn one_case(addr: SocketAddr, app: &H1App, case: &str) -> Result<()> {
     client.send(format!("{case}{SMUGGLED}")).await?;
     let answer = String::from_utf8_lossy(&client.rest_within(CLOSES).await?).into_owned();
     let status = answer.split(' ').nth(1).unwrap_or("4");
-    ensure!(status.starts_with('4') || status.starts_with('5'), "it was answered: {answer}");
+    ensure!(
+        status.starts_with('4') || status.starts_with('5'),
+        "it was answered: {answer}"
+    );
     ensure!(answer.matches("HTTP/1.").count() <= 1, "a second answer: {answer}");
-    ensure!(app.seen.requests() == before, "it reached the app: {:?}", app.seen.heads().last());
+    ensure!(
+        app.seen.requests() == before,
+        "it reached the app: {:?}",
+        app.seen.heads().last()
+    );
     Ok(())
 }
 
@@ -103,7 +163,10 @@ async fn one_body(addr: SocketAddr, case: &str) -> Result<()> {
     let mut client = Client::connect(addr).await?;
     client.send(format!("{case}{SMUGGLED}")).await?;
     let answer = String::from_utf8_lossy(&client.rest_within(CLOSES).await?).into_owned();
-    ensure!(!answer.contains(" 200 ") || answer.contains("\"complete\":false"), "it was answered: {answer}");
+    ensure!(
+        !answer.contains(" 200 ") || answer.contains("\"complete\":false"),
+        "it was answered: {answer}"
+    );
     Ok(())
 }
 
@@ -139,8 +202,14 @@ async fn over_long_and_over_many_fields_are_refused(world: Arc<World>) -> Result
     let (app, mut mesh) = echo(&world).await?;
     let many: String = (0..5000).map(|i| format!("X-{i}: 1\r\n")).collect();
     let cases = [
-        ("a long field", format!("GET / HTTP/1.1\r\nHost: h\r\nX-A: {}\r\n\r\n", "a".repeat(2 << 20))),
-        ("a long target", format!("GET /{} HTTP/1.1\r\nHost: h\r\n\r\n", "a".repeat(2 << 20))),
+        (
+            "a long field",
+            format!("GET / HTTP/1.1\r\nHost: h\r\nX-A: {}\r\n\r\n", "a".repeat(2 << 20)),
+        ),
+        (
+            "a long target",
+            format!("GET /{} HTTP/1.1\r\nHost: h\r\n\r\n", "a".repeat(2 << 20)),
+        ),
         ("many fields", format!("GET / HTTP/1.1\r\nHost: h\r\n{many}\r\n")),
     ];
     for (what, case) in cases {
@@ -148,7 +217,10 @@ async fn over_long_and_over_many_fields_are_refused(world: Arc<World>) -> Result
         // The sidecar may close while we are still sending.
         client.send(case).await.ok();
         let answer = String::from_utf8_lossy(&client.rest().await?).into_owned();
-        ensure!(answer.is_empty() || answer.starts_with("HTTP/1.1 4"), "{what}: {answer}");
+        ensure!(
+            answer.is_empty() || answer.starts_with("HTTP/1.1 4"),
+            "{what}: {answer}"
+        );
     }
     ensure!(app.seen.requests() == 0, "{:?}", app.seen.heads());
     mesh.check_well()
@@ -172,7 +244,9 @@ async fn noise_does_no_harm(world: Arc<World>) -> Result<()> {
     let (app, mut mesh) = echo(&world).await?;
     let addrs = [mesh.to("app")?, mesh.proxy(), mesh.inbound("app", 0)?.listen];
     // The same noise at every run: a counter run through a cheap mixer.
-    let noise: Vec<u8> = (0..8192_u32).map(|i| i.wrapping_mul(2_654_435_761).to_be_bytes()[0]).collect();
+    let noise: Vec<u8> = (0..8192_u32)
+        .map(|i| i.wrapping_mul(2_654_435_761).to_be_bytes()[0])
+        .collect();
     let tls = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03".to_vec();
     let preface = [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(), noise.clone()].concat();
     for addr in addrs {
@@ -196,7 +270,10 @@ async fn ambiguous_answers_are_not_forwarded(world: Arc<World>) -> Result<()> {
     ];
     for text in answers {
         let app = H1App::start(outrigger_tests::apps::h1::fixed(text)).await?;
-        let mut mesh = Plan::default().service("app", "http", &[app.addr]).start(&world).await?;
+        let mut mesh = Plan::default()
+            .service("app", "http", &[app.addr])
+            .start(&world)
+            .await?;
         let mut client = Client::connect(mesh.to("app")?).await?;
         client.send("GET / HTTP/1.1\r\nHost: h\r\n\r\n").await?;
         let head = client.head().await?;
@@ -206,7 +283,10 @@ async fn ambiguous_answers_are_not_forwarded(world: Arc<World>) -> Result<()> {
         } else {
             ensure!(head.word(1) == "502", "{text:?} became {head:?}");
         }
-        wait::until("the sidecars are well", || std::future::ready(mesh.check_well().is_ok())).await?;
+        wait::until("the sidecars are well", || {
+            std::future::ready(mesh.check_well().is_ok())
+        })
+        .await?;
     }
     Ok(())
 }

@@ -12,7 +12,8 @@ use libtest_mimic::Trial;
 use outrigger_tests::world::root;
 
 pub(crate) fn tests() -> Vec<Trial> {
-    let all: [(&str, fn() -> Result<()>); 7] = [
+    type Test = (&'static str, fn() -> Result<()>);
+    let all: [Test; 7] = [
         ("no_forgotten_file", no_forgotten_file),
         ("every_scenario_file_is_run", every_scenario_file_is_run),
         ("every_room_is_described", every_room_is_described),
@@ -22,7 +23,11 @@ pub(crate) fn tests() -> Vec<Trial> {
         ("imports_are_found_in_every_form", imports_are_found_in_every_form),
     ];
     all.into_iter()
-        .map(|(name, test)| Trial::test(format!("structure::{name}"), move || test().map_err(|e| format!("{e:#}").into())))
+        .map(|(name, test)| {
+            Trial::test(format!("structure::{name}"), move || {
+                test().map_err(|e| format!("{e:#}").into())
+            })
+        })
         .collect()
 }
 
@@ -31,11 +36,17 @@ const CRATES: &[&str] = &["sidecar/src", "control-plane/src"];
 fn no_forgotten_file() -> Result<()> {
     let main = read("tests/scenarios/main.rs")?;
     for name in modules("tests/scenarios")? {
-        ensure!(main.contains(&format!("mod {name};")), "tests/scenarios/{name}.rs is not declared in main.rs");
+        ensure!(
+            main.contains(&format!("mod {name};")),
+            "tests/scenarios/{name}.rs is not declared in main.rs"
+        );
     }
     let lib = read("tests/src/lib.rs")?;
     for name in modules("tests/src")? {
-        ensure!(lib.contains(&format!("pub mod {name};")), "tests/src/{name}.rs is not declared in lib.rs");
+        ensure!(
+            lib.contains(&format!("pub mod {name};")),
+            "tests/src/{name}.rs is not declared in lib.rs"
+        );
     }
     Ok(())
 }
@@ -43,7 +54,10 @@ fn no_forgotten_file() -> Result<()> {
 fn every_scenario_file_is_run() -> Result<()> {
     let main = read("tests/scenarios/main.rs")?;
     for name in modules("tests/scenarios")? {
-        ensure!(main.contains(&format!("{name}::tests()")), "the tests of tests/scenarios/{name}.rs are never run");
+        ensure!(
+            main.contains(&format!("{name}::tests()")),
+            "the tests of tests/scenarios/{name}.rs are never run"
+        );
     }
     Ok(())
 }
@@ -53,13 +67,19 @@ fn every_room_is_described() -> Result<()> {
     let mut missing = Vec::new();
     for folder in CRATES {
         for room in modules(folder)? {
-            let described = text.contains(&format!("`{room}.rs`")) || text.contains(&format!("`{room}/`")) || text.contains(&format!("`{room}`"));
+            let described = text.contains(&format!("`{room}.rs`"))
+                || text.contains(&format!("`{room}/`"))
+                || text.contains(&format!("`{room}`"));
             if !described {
                 missing.push(format!("{folder}/{room}"));
             }
         }
     }
-    ensure!(missing.is_empty(), "ARCHITECTURE.md says nothing about {}", missing.join(", "));
+    ensure!(
+        missing.is_empty(),
+        "ARCHITECTURE.md says nothing about {}",
+        missing.join(", ")
+    );
     Ok(())
 }
 
@@ -67,9 +87,16 @@ fn no_room_knows_what_it_must_not() -> Result<()> {
     let rules = rules(&read("ARCHITECTURE.md")?);
     for folder in CRATES {
         let rooms = modules(folder)?;
-        let ruled: BTreeSet<&str> = rules.iter().filter(|r| r.folder == *folder).map(|r| r.room.as_str()).collect();
+        let ruled: BTreeSet<&str> = rules
+            .iter()
+            .filter(|r| r.folder == *folder)
+            .map(|r| r.room.as_str())
+            .collect();
         for room in &rooms {
-            ensure!(ruled.contains(room.as_str()), "no line `| {room} | does | must not know |` for {folder}");
+            ensure!(
+                ruled.contains(room.as_str()),
+                "no line `| {room} | does | must not know |` for {folder}"
+            );
         }
         for room in ruled {
             let there = rooms.contains(room) || room == "tests";
@@ -82,7 +109,11 @@ fn no_room_knows_what_it_must_not() -> Result<()> {
             let source = std::fs::read_to_string(&file)?;
             let top = file.parent() == Some(root().join(&rule.folder).as_path());
             for line in knows(&source, &rule.forbidden, top) {
-                broken.push(format!("{}: `{line}`, which `{}` must not know", file.display(), rule.room));
+                broken.push(format!(
+                    "{}: `{line}`, which `{}` must not know",
+                    file.display(),
+                    rule.room
+                ));
             }
         }
     }
@@ -114,7 +145,12 @@ fn rules(text: &str) -> Vec<Rule> {
                     folder: folder.to_owned(),
                     room: room.trim_end_matches('/').trim_end_matches(".rs").to_owned(),
                     forbidden: quoted(forbidden)
-                        .map(|f| f.trim_end_matches('/').trim_end_matches(".rs").trim_start_matches("crate::").to_owned())
+                        .map(|f| {
+                            f.trim_end_matches('/')
+                                .trim_end_matches(".rs")
+                                .trim_start_matches("crate::")
+                                .to_owned()
+                        })
                         .collect(),
                 });
             }
@@ -138,7 +174,10 @@ fn knows(source: &str, forbidden: &[String], top: bool) -> Vec<String> {
     let mut found = Vec::new();
     for name in forbidden {
         let room = format!("crate::{name}");
-        if uses.iter().any(|path| path == &room || path.starts_with(&format!("{room}::"))) {
+        if uses
+            .iter()
+            .any(|path| path == &room || path.starts_with(&format!("{room}::")))
+        {
             found.push(room);
         }
         let external = code.match_indices(&format!("{name}::")).any(|(at, _)| {
@@ -188,7 +227,9 @@ fn spread(prefix: &str, rest: &str, all: &mut Vec<String>) {
         }
         return;
     }
-    let end = rest.find(|c: char| !c.is_alphanumeric() && c != '_' && c != ':').unwrap_or(rest.len());
+    let end = rest
+        .find(|c: char| !c.is_alphanumeric() && c != '_' && c != ':')
+        .unwrap_or(rest.len());
     let path = rest[..end].trim_end_matches(':');
     if !path.is_empty() {
         all.push(format!("{prefix}::{path}"));
@@ -232,15 +273,39 @@ fn every_file_says_what_it_does() -> Result<()> {
 
 /// Names whose presence in a service would mean that it does the mesh's work itself.
 const MESH_WORDS: &[&str] = &[
-    "outrigger", "envoy", "istio", "linkerd", "dapr", "consul", "eureka", "zookeeper", "go-micro", "opentelemetry",
-    "zipkin", "jaeger", "circuit_breaker", "circuitbreaker", "hystrix", "resilience4j", "failsafe", "gobreaker", "backon",
-    "opossum", "tenacity", "127.0.0.1:2", "127.0.0.1:3", "localhost:",
+    "outrigger",
+    "envoy",
+    "istio",
+    "linkerd",
+    "dapr",
+    "consul",
+    "eureka",
+    "zookeeper",
+    "go-micro",
+    "opentelemetry",
+    "zipkin",
+    "jaeger",
+    "circuit_breaker",
+    "circuitbreaker",
+    "hystrix",
+    "resilience4j",
+    "failsafe",
+    "gobreaker",
+    "backon",
+    "opossum",
+    "tenacity",
+    "127.0.0.1:2",
+    "127.0.0.1:3",
+    "localhost:",
 ];
 
 fn examples_contain_no_mesh() -> Result<()> {
     let mut found = Vec::new();
     let mut read_any = false;
-    for file in sources(&root().join("examples"), &["rs", "py", "go", "js", "ts", "toml", "mod", "json", "txt"])? {
+    for file in sources(
+        &root().join("examples"),
+        &["rs", "py", "go", "js", "ts", "toml", "mod", "json", "txt"],
+    )? {
         let path = file.display().to_string();
         // Tests of an example start it the way its user would.
         if path.contains("/tests/") || path.contains("/node_modules/") || path.ends_with("/tests.rs") {
@@ -255,7 +320,11 @@ fn examples_contain_no_mesh() -> Result<()> {
         }
     }
     ensure!(read_any, "no source file under examples/");
-    ensure!(found.is_empty(), "services know of the mesh or of each other's addresses:\n{}", found.join("\n"));
+    ensure!(
+        found.is_empty(),
+        "services know of the mesh or of each other's addresses:\n{}",
+        found.join("\n")
+    );
     Ok(())
 }
 
@@ -270,7 +339,9 @@ fn modules(folder: &str) -> Result<BTreeSet<String>> {
         let entry = entry?;
         let name = entry.file_name().to_string_lossy().into_owned();
         let module = name.strip_suffix(".rs").map(str::to_owned);
-        let module = module.or_else(|| entry.path().is_dir().then_some(name)).filter(|m| m != "bin");
+        let module = module
+            .or_else(|| entry.path().is_dir().then_some(name))
+            .filter(|m| m != "bin");
         names.extend(module.filter(|m| !["lib", "main", "tests"].contains(&m.as_str())));
     }
     Ok(names)
@@ -293,7 +364,8 @@ fn sources(folder: &Path, endings: &[&str]) -> Result<Vec<PathBuf>> {
         for entry in std::fs::read_dir(&next).with_context(|| next.display().to_string())? {
             let path = entry?.path();
             let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
-            let built = ["target", "node_modules", ".venv", "vendor", "__pycache__"].contains(&name) || name.starts_with('.');
+            let built =
+                ["target", "node_modules", ".venv", "vendor", "__pycache__"].contains(&name) || name.starts_with('.');
             if path.is_dir() && !built {
                 folders.push(path);
             } else if path.is_file() && path.extension().is_some_and(|e| endings.iter().any(|x| e == *x)) {

@@ -38,7 +38,10 @@ async fn a_websocket_handshake_and_its_fields_go_through(world: Arc<World>) -> R
     let answer = client.exchange(&handshake("websocket")).await?;
     ensure!(answer.status() == 101, "{answer:?}");
     ensure!(answer.head.field("upgrade") == Some("websocket"), "{answer:?}");
-    ensure!(answer.head.field("sec-websocket-accept") == Some("dGhlIHNhbXBsZQ=="), "{answer:?}");
+    ensure!(
+        answer.head.field("sec-websocket-accept") == Some("dGhlIHNhbXBsZQ=="),
+        "{answer:?}"
+    );
     ensure!(answer.head.field("x-app") == Some("up"), "{answer:?}");
     let head = &app.seen.heads()[0];
     ensure!(head.line == "GET /chat HTTP/1.1", "{head:?}");
@@ -64,7 +67,10 @@ async fn another_token_goes_through(world: Arc<World>) -> Result<()> {
     let (app, mesh) = upgrading(&world).await?;
     let mut client = Client::connect(mesh.to("app")?).await?;
     let answer = client.exchange(&handshake("x-echo")).await?;
-    ensure!(answer.status() == 101 && answer.head.field("upgrade") == Some("x-echo"), "{answer:?}");
+    ensure!(
+        answer.status() == 101 && answer.head.field("upgrade") == Some("x-echo"),
+        "{answer:?}"
+    );
     ensure!(app.seen.heads()[0].field("upgrade") == Some("x-echo"));
     client.send("ping").await?;
     ensure!(client.bytes(4).await? == b"ping");
@@ -100,7 +106,10 @@ async fn the_end_of_an_upgraded_connection_reaches_the_app(world: Arc<World>) ->
         Ok(None)
     })
     .await?;
-    let mesh = Plan::default().service("app", "http", &[app.addr]).start(&world).await?;
+    let mesh = Plan::default()
+        .service("app", "http", &[app.addr])
+        .start(&world)
+        .await?;
     let mut client = Client::connect(mesh.to("app")?).await?;
     ensure!(client.exchange(&handshake("websocket")).await?.status() == 101);
     client.close()?;

@@ -252,7 +252,11 @@ pub async fn once(addr: SocketAddr, request: &str) -> Result<Answer> {
 /// # Errors
 /// The connection's.
 pub async fn get(addr: SocketAddr, path: &str) -> Result<Answer> {
-    once(addr, &format!("GET {path} HTTP/1.1\r\nHost: {addr}\r\nConnection: close\r\n\r\n")).await
+    once(
+        addr,
+        &format!("GET {path} HTTP/1.1\r\nHost: {addr}\r\nConnection: close\r\n\r\n"),
+    )
+    .await
 }
 
 /// `GET path` whose answer must be a 200.

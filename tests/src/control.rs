@@ -57,7 +57,15 @@ impl Control {
         self.kill()?;
         let mut command = world.program("outrigger")?;
         command
-            .args(["control-plane", "--listen", &self.addr.to_string(), "--lease", LEASE, "--grace", "1s"])
+            .args([
+                "control-plane",
+                "--listen",
+                &self.addr.to_string(),
+                "--lease",
+                LEASE,
+                "--grace",
+                "1s",
+            ])
             .arg("--state-dir")
             .arg(&self.state)
             .arg("--config")
@@ -112,14 +120,22 @@ impl Control {
         Ok(std::fs::write(&self.config, mesh_yaml)?)
     }
 
-    /// How many endpoints of `service` it knows.
+    /// How many endpoints of `service` callers may use; the list shows withdrawn ones as well.
     ///
     /// # Errors
     /// When it does not answer.
     pub async fn endpoints(&self, service: &str) -> Result<usize> {
         let all = self.json("/v1/endpoints").await?;
-        let list = all.as_array().or_else(|| all["endpoints"].as_array()).cloned().unwrap_or_default();
-        Ok(list.iter().filter(|e| e.to_string().contains(&format!("default/{service}/"))).count())
+        let list = all
+            .as_array()
+            .or_else(|| all["endpoints"].as_array())
+            .cloned()
+            .unwrap_or_default();
+        let name = format!("default/{service}");
+        Ok(list
+            .iter()
+            .filter(|e| e["service"] == name && e["state"] != "unhealthy")
+            .count())
     }
 
     /// Waits until it knows `n` endpoints of `service`.
@@ -127,10 +143,14 @@ impl Control {
     /// # Errors
     /// After the usual deadline.
     pub async fn wait_endpoints(&self, service: &str, n: usize) -> Result<()> {
-        wait::until(&format!("{n} endpoints of {service}"), || async {
+        let found = wait::until(&format!("{n} endpoints of {service}"), || async {
             self.endpoints(service).await.is_ok_and(|found| found == n)
         })
-        .await
+        .await;
+        match found {
+            Ok(()) => Ok(()),
+            Err(error) => Err(error.context(self.json("/v1/endpoints").await?)),
+        }
     }
 
     /// A sidecar before `app` that registers as an instance of `service`.

@@ -25,6 +25,9 @@ use crate::{ports, wait};
 /// What the script answers to one request.
 type Answers = dyn Fn(&DeltaDiscoveryRequest) -> Vec<DeltaDiscoveryResponse> + Send + Sync;
 
+/// One open stream.
+type Push = mpsc::Sender<Result<DeltaDiscoveryResponse, Status>>;
+
 /// A running scripted control plane.
 #[derive(Debug)]
 pub struct Script {
@@ -37,7 +40,7 @@ pub struct Script {
 #[derive(Debug, Clone, Default)]
 struct Heard {
     requests: Arc<Mutex<Vec<DeltaDiscoveryRequest>>>,
-    streams: Arc<Mutex<Vec<mpsc::Sender<Result<DeltaDiscoveryResponse, Status>>>>>,
+    streams: Arc<Mutex<Vec<Push>>>,
 }
 
 struct Ads {

@@ -130,8 +130,8 @@ async fn read_chunked(io: &mut Io) -> io::Result<Body> {
             return Ok(body);
         };
         let size = line.split(';').next().unwrap_or_default().trim();
-        let size = u64::from_str_radix(size, 16)
-            .map_err(|_| io::Error::other(format!("`{line}` is not a chunk size")))?;
+        let size =
+            u64::from_str_radix(size, 16).map_err(|_| io::Error::other(format!("`{line}` is not a chunk size")))?;
         if size == 0 {
             if let Ok(trailers) = read_fields(io).await {
                 body.trailers = trailers;

@@ -334,7 +334,11 @@ pub fn endpoint(service: &str, i: usize, at: SocketAddr, meshed: bool) -> Value 
 }
 
 fn own(name: &str, settings: &Value) -> Value {
-    let mut proxy = if settings.is_object() { settings.clone() } else { json!({}) };
+    let mut proxy = if settings.is_object() {
+        settings.clone()
+    } else {
+        json!({})
+    };
     proxy["name"] = json!(format!("default/{name}"));
     proxy
 }

@@ -66,7 +66,11 @@ where
 fn places(error: &anyhow::Error) -> String {
     let trace = error.backtrace().to_string();
     let ours = |line: &&str| line.contains("scenarios/") && line.trim_start().starts_with("at ");
-    trace.lines().filter(ours).map(|line| format!("{}\n", line.trim())).collect()
+    trace
+        .lines()
+        .filter(ours)
+        .map(|line| format!("{}\n", line.trim()))
+        .collect()
 }
 
 /// Lists a file's scenarios: `scenarios![a, b, c]`.

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use serde_json::json;
-use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use socket2::SockRef;
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
@@ -352,7 +352,9 @@ pub async fn refuse_early(mut request: Request) -> Result<Option<Io>> {
 /// # Errors
 /// The connection's.
 pub async fn with_trailers(mut request: Request) -> Result<Option<Io>> {
-    read_request_body(&mut request.io, &request.head).await.context("body")?;
+    read_request_body(&mut request.io, &request.head)
+        .await
+        .context("body")?;
     let answer = "HTTP/1.1 200 OK\r\nTrailer: X-Sum\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\nX-Sum: 42\r\n\r\n";
     request.io.write_all(answer.as_bytes()).await?;
     Ok(Some(request.io))

@@ -19,6 +19,7 @@ pub(crate) fn tests() -> Vec<Trial> {
         an_app_whose_exit_is_reported_is_withdrawn,
         a_sidecar_that_leaves_is_withdrawn_at_once,
         a_killed_sidecar_lapses_with_its_lease,
+        a_set_never_becomes_empty_by_expiry_alone,
         traffic_goes_on_without_the_control_plane,
         a_sidecar_starts_from_its_last_good_snapshot,
         no_endpoint_vanishes_while_the_control_plane_restarts,
@@ -128,6 +129,25 @@ async fn a_killed_sidecar_lapses_with_its_lease(world: Arc<World>) -> Result<()>
     // One of three is no mass death, so its lease ends as every lease does.
     small.control.wait_endpoints("app", 2).await?;
     serves(&small.caller).await
+}
+
+async fn a_set_never_becomes_empty_by_expiry_alone(world: Arc<World>) -> Result<()> {
+    let mut small = small(&world).await?;
+    let mut second = small.control.workload(&world, "app", 1, small.app.addr).await?;
+    small.control.wait_endpoints("app", 2).await?;
+    small.workload.process.kill()?;
+    second.process.kill()?;
+    // All leases lapse at once: the last set stays, and says that it is stale.
+    wait::until("the set is marked stale", || async {
+        let described = small.control.json("/v1/services/default/app").await;
+        described.is_ok_and(|d| d.to_string().contains("stale"))
+    })
+    .await?;
+    ensure!(
+        small.control.endpoints("app").await? == 2,
+        "the set became empty by expiry"
+    );
+    small.control.check_well()
 }
 
 async fn traffic_goes_on_without_the_control_plane(world: Arc<World>) -> Result<()> {

@@ -21,6 +21,7 @@ pub(crate) fn tests() -> Vec<Trial> {
         a_request_in_flight_is_finished,
         a_request_that_never_ends_is_cut_at_the_deadline,
         drain_by_the_admin_port_ends_the_program,
+        connections_of_age_are_replaced_without_failure,
     ]
 }
 
@@ -175,4 +176,23 @@ async fn drain_by_the_admin_port_ends_the_program(world: Arc<World>) -> Result<(
     let status = sidecar.process.wait(DRAIN_DEADLINE).await?;
     ensure!(status.success(), "{status}");
     Ok(())
+}
+
+async fn connections_of_age_are_replaced_without_failure(world: Arc<World>) -> Result<()> {
+    let app = H1App::echo().await?;
+    let mut mesh = Plan::default()
+        .service("app", "http", &[app.addr])
+        .inbound(json!({"limits": {"max_connection_age_ms": 200}}))
+        .start(&world)
+        .await?;
+    let load = load(mesh.to("app")?);
+    // Several ages, so that several connections between the sidecars came and went.
+    let begin = std::time::Instant::now();
+    wait::until("several ages went by", || {
+        std::future::ready(begin.elapsed() > Duration::from_millis(1500) || load.tasks.is_empty())
+    })
+    .await?;
+    load.wait(100).await?;
+    load.end().await?;
+    mesh.check_well()
 }

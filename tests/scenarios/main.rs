@@ -16,6 +16,7 @@ mod control_script;
 mod drain;
 mod failure;
 mod harness;
+mod hostile;
 mod http1;
 mod http2;
 mod judges;
@@ -44,6 +45,7 @@ fn main() {
         failure::tests(),
         cancel::tests(),
         smuggling::tests(),
+        hostile::tests(),
         drain::tests(),
         observe::tests(),
         control_plane::tests(),

@@ -97,6 +97,13 @@ impl Exchange {
         self.lease = Some(lease);
     }
 
+    /// The head of the answer is here and more of it is not.
+    pub fn awaits_more(&self) {
+        if let Some(lease) = &self.lease {
+            lease.acknowledge();
+        }
+    }
+
     /// The mesh answers by itself.
     pub fn refused(&mut self, reason: Reason) {
         self.reason = Some(reason);

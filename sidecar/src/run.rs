@@ -85,7 +85,7 @@ async fn serve(shared: Arc<Shared>) -> Result<(), Error> {
             handler(&shared, log.as_ref())
         })?);
     }
-    let workers = Arc::new(workers);
+    let workers: Arc<[Worker]> = workers.into();
 
     let mut control = tokio::task::JoinSet::new();
     control.spawn(admin::serve(admin, shared.clone()));
@@ -136,7 +136,7 @@ fn bind_all(bootstrap: &Bootstrap) -> io::Result<Vec<Listener>> {
 /// The acceptor has a thread of its own: nothing that the control side does delays a connection.
 fn acceptor(
     listeners: Vec<Listener>,
-    workers: Arc<Vec<Worker>>,
+    workers: Arc<[Worker]>,
     shared: Arc<Shared>,
 ) -> io::Result<std::thread::JoinHandle<()>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -250,11 +250,10 @@ fn count_panics(shared: &Arc<Shared>) {
 /// Every connection is two descriptors; the soft limit of a shell is small.
 fn raise_file_limit() {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
-    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
-        if soft < hard {
-            if let Err(error) = setrlimit(Resource::RLIMIT_NOFILE, hard, hard) {
-                tracing::warn!(%error, soft, hard, "the limit of open files stays");
-            }
-        }
+    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
+        && soft < hard
+        && let Err(error) = setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
+    {
+        tracing::warn!(%error, soft, hard, "the limit of open files stays");
     }
 }

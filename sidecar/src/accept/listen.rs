@@ -45,7 +45,7 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 }
 
 /// Accepts on every listener until the drain reaches its end.
-pub async fn run_acceptor(listeners: Vec<Listener>, workers: Arc<Vec<Worker>>, shared: Arc<Shared>) -> io::Result<()> {
+pub async fn run_acceptor(listeners: Vec<Listener>, workers: Arc<[Worker]>, shared: Arc<Shared>) -> io::Result<()> {
     let mut tasks = tokio::task::JoinSet::new();
     for listener in listeners {
         tasks.spawn(accept(listener, workers.clone(), shared.clone()));
@@ -61,7 +61,7 @@ pub async fn run_acceptor(listeners: Vec<Listener>, workers: Arc<Vec<Worker>>, s
     }
 }
 
-async fn accept(listener: Listener, workers: Arc<Vec<Worker>>, shared: Arc<Shared>) -> io::Result<()> {
+async fn accept(listener: Listener, workers: Arc<[Worker]>, shared: Arc<Shared>) -> io::Result<()> {
     // A raw accept instead of tokio's: the stream is registered once, on its worker.
     #[expect(
         deprecated,

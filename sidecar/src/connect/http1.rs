@@ -51,6 +51,11 @@ impl Connection {
         })
     }
 
+    /// Sends a delayed acknowledgement now.
+    pub(super) fn acknowledge(&self) {
+        drop(SockRef::from(&*self.socket).set_tcp_quickack(true));
+    }
+
     /// True when the connection may carry a request: ready, young enough, and the peer has neither
     /// ended it nor sent what nobody asked for.
     pub(super) fn usable(&self, now: Instant) -> bool {

@@ -46,12 +46,20 @@ impl Lease {
         self.upstream.address
     }
 
+    /// Acknowledges what has arrived. An app that writes head and body apart waits for that with its
+    /// body (Nagle's algorithm, RFC 896) while the system delays it by 40 ms.
+    pub fn acknowledge(&self) {
+        if let Held::Http1(Some(connection)) = &self.held {
+            connection.acknowledge();
+        }
+    }
+
     /// The answer was read whole: the connection may carry another.
     pub fn finish(mut self) {
-        if let Held::Http1(connection) = &mut self.held {
-            if let Some(connection) = connection.take() {
-                self.upstream.put_back(connection);
-            }
+        if let Held::Http1(connection) = &mut self.held
+            && let Some(connection) = connection.take()
+        {
+            self.upstream.put_back(connection);
         }
     }
 
@@ -66,10 +74,10 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         self.upstream.in_flight.fetch_sub(1, Relaxed);
-        if let Held::Http2(connection) = &self.held {
-            if connection.streams.fetch_sub(1, Relaxed) == 1 {
-                *connection.last_used.lock() = Instant::now();
-            }
+        if let Held::Http2(connection) = &self.held
+            && connection.streams.fetch_sub(1, Relaxed) == 1
+        {
+            *connection.last_used.lock() = Instant::now();
         }
     }
 }

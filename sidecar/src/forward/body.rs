@@ -137,6 +137,9 @@ impl http_body::Body for Body {
             Kind::Incoming(body) => match Pin::new(body).poll_frame(cx) {
                 Poll::Ready(frame) => frame.map(|r| r.map_err(BodyError::from)),
                 Poll::Pending => {
+                    if let Some(exchange) = &this.exchange {
+                        exchange.awaits_more();
+                    }
                     let Some(cut) = &mut this.cut else { return Poll::Pending };
                     ready!(cut.as_mut().poll(cx));
                     // RFC 9113 §8.1: an answer that is not complete ends by a reset.

@@ -92,10 +92,10 @@ impl Cluster {
     /// When the mesh does not know the service or the port, or does not know yet.
     pub async fn resolve(&self) -> Result<Arc<Resolved>, Reason> {
         let generation = self.destination.generation();
-        if let Some(resolved) = &*self.resolved.lock() {
-            if resolved.generation == generation {
-                return Ok(resolved.clone());
-            }
+        if let Some(resolved) = &*self.resolved.lock()
+            && resolved.generation == generation
+        {
+            return Ok(resolved.clone());
         }
         let known = match &*self.destination.known() {
             Known::Waiting => self.destination.wait(PATIENCE).await,

@@ -50,6 +50,8 @@ impl H2Client {
             let stream = TcpStream::connect(addr).await?;
             stream.set_nodelay(true)?;
             let (send, connection) = h2::client::Builder::new()
+                // One stream until the server has said how many it takes, or it may refuse some.
+                .initial_max_send_streams(1)
                 .initial_window_size(window)
                 .initial_connection_window_size(1 << 30)
                 .max_header_list_size(1 << 20)

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use outrigger_proto::model::{Endpoint, Proxy, Service, ServiceName};
+use outrigger_proto::model::{AccessLog, Endpoint, Proxy, Service, ServiceName};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
@@ -20,6 +20,8 @@ pub struct Directory {
     /// Grows whenever the set of wanted services changes; `discover` subscribes by it.
     wanted: watch::Sender<u64>,
     proxy: ArcSwap<Proxy>,
+    /// Copied out of the settings: read once a request.
+    logs_requests: AtomicBool,
     proxy_changed: watch::Sender<()>,
     /// Views get numbers so that a worker sees with one comparison that its own is old.
     generation: AtomicU64,
@@ -68,6 +70,7 @@ impl Directory {
         Self {
             destinations: Mutex::new(HashMap::new()),
             wanted: watch::Sender::new(0),
+            logs_requests: AtomicBool::new(proxy.access_log == AccessLog::Json),
             proxy: ArcSwap::from_pointee(proxy),
             proxy_changed: watch::Sender::new(()),
             generation: AtomicU64::new(0),
@@ -83,8 +86,16 @@ impl Directory {
 
     /// Replaces the workload's own settings.
     pub fn set_proxy(&self, proxy: Proxy) {
+        self.logs_requests
+            .store(proxy.access_log == AccessLog::Json, Ordering::Relaxed);
         self.proxy.store(Arc::new(proxy));
         self.proxy_changed.send_replace(());
+    }
+
+    /// True when requests are to be logged.
+    #[must_use]
+    pub fn logs_requests(&self) -> bool {
+        self.logs_requests.load(Ordering::Relaxed)
     }
 
     /// Changes whenever [`proxy`](Self::proxy) is replaced.

@@ -35,17 +35,26 @@ use crate::outbound::cluster::Cluster;
 use crate::respond::{self, Dress, Reason};
 use crate::shared::Shared;
 
-/// Services known by name on one worker; beyond that the oldest idea of bounded memory applies: refuse.
+/// Services known by name on one worker; with more, further names count as external.
 const MOST_SERVICES: usize = 1024;
+/// A service that was not called for this long is forgotten, and unsubscribed.
+const FORGET: Duration = Duration::from_secs(600);
 
 /// The proxy port's journey on one worker.
 #[derive(Debug)]
 pub struct Egress {
     shared: Arc<Shared>,
-    services: Mutex<HashMap<ServiceName, Arc<Outbound>>>,
+    services: Mutex<HashMap<ServiceName, Called>>,
     external: External,
     cell: Arc<Cell>,
     log: Option<AccessLog>,
+}
+
+/// A service and when it was last called.
+#[derive(Debug)]
+struct Called {
+    outbound: Arc<Outbound>,
+    at: Instant,
 }
 
 /// Where a request goes.
@@ -97,7 +106,10 @@ impl Egress {
     /// Closes connections that nobody used for `idle`.
     pub fn prune(&self, now: Instant, idle: Duration) {
         self.external.prune(now, idle);
-        self.services.lock().values().for_each(|o| o.prune(now, idle));
+        self.services.lock().retain(|_, called| {
+            called.outbound.prune(now, idle);
+            now.saturating_duration_since(called.at) < FORGET
+        });
     }
 
     async fn exchange(
@@ -136,7 +148,10 @@ impl Egress {
         let Some(name) = names::service(host, self.shared.name.namespace()) else {
             return Ok(Destination::External);
         };
-        let known = self.services.lock().get(&name).cloned();
+        let known = self.services.lock().get_mut(&name).map(|called| {
+            called.at = Instant::now();
+            called.outbound.clone()
+        });
         if let Some(outbound) = known {
             let cluster = outbound.cluster();
             return match cluster.resolve().await {
@@ -153,7 +168,11 @@ impl Egress {
             Known::Present(_) => {
                 let cluster = Arc::new(Cluster::new(destination, None, self.shared.clone()));
                 let outbound = Arc::new(Outbound::new(cluster.clone(), self.shared.clone(), self.log.clone()));
-                self.services.lock().insert(name, outbound.clone());
+                let called = Called {
+                    outbound: outbound.clone(),
+                    at: Instant::now(),
+                };
+                self.services.lock().insert(name, called);
                 Ok(Destination::Service(outbound, cluster))
             }
             Known::Absent => Ok(Destination::External),

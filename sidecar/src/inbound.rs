@@ -270,7 +270,8 @@ impl Inbound {
     }
 
     fn line(&self, request: &Request<Incoming>, client: SocketAddr) -> Option<Box<Line>> {
-        self.log.as_ref().map(|log| {
+        let log = self.log.as_ref().filter(|_| self.shared.directory.logs_requests());
+        log.map(|log| {
             Box::new(Line {
                 log: log.clone(),
                 direction: Direction::Inbound,

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use outrigger_proto::model::{FieldError, Proxy, ServiceName};
+use outrigger_proto::model::{AccessLog, FieldError, Proxy, ServiceName};
 use tokio::sync::{Notify, watch};
 
 use crate::config::Bootstrap;
@@ -54,10 +54,14 @@ impl Shared {
     /// When a name or a resource of the bootstrap is invalid.
     pub fn new(bootstrap: Bootstrap) -> Result<Self, FieldError> {
         let name = bootstrap.name()?;
-        let proxy = match bootstrap.resources.proxy.clone() {
+        let mut proxy = match bootstrap.resources.proxy.clone() {
             Some(wire) => wire.try_into()?,
             None => Proxy::new(name.clone()),
         };
+        if bootstrap.control_plane.is_none() && bootstrap.access_log.is_some() {
+            // Nobody else can turn it on.
+            proxy.access_log = AccessLog::Json;
+        }
         let mut own_listeners: Vec<_> = bootstrap.inbound.iter().map(|i| i.listen).collect();
         own_listeners.extend(bootstrap.outbound.iter().map(|o| o.listen));
         own_listeners.extend(bootstrap.http_proxy);

@@ -14,6 +14,7 @@ use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 
 use crate::forward::body::Body;
+use crate::observe::{Gauge, Stats};
 
 /// Idle connections are used no longer than this; below the 5 s after which common servers
 /// (Node's default) close theirs, so that a request does not meet a closing socket.
@@ -31,11 +32,18 @@ pub(super) struct Connection {
 
 impl Connection {
     /// Speaks HTTP/1 over a fresh connection.
-    pub(super) async fn handshake(stream: TcpStream, on_close: impl FnOnce() + Send + 'static) -> hyper::Result<Self> {
+    pub(super) async fn handshake(
+        stream: TcpStream,
+        stats: Arc<Stats>,
+        on_close: impl FnOnce() + Send + 'static,
+    ) -> hyper::Result<Self> {
         let socket = Arc::new(stream);
         let (sender, connection) = http1::Builder::new()
             .max_headers(256)
-            .handshake(TokioIo::new(SharedSocket(socket.clone())))
+            .handshake(TokioIo::new(SharedSocket {
+                socket: socket.clone(),
+                stats,
+            }))
             .await?;
         // Owned by the connection itself: it ends with the socket or with the last sender.
         tokio::spawn(async move {
@@ -69,14 +77,28 @@ impl Connection {
 
 /// A socket that the pool can look at while hyper owns the connection.
 #[derive(Debug)]
-struct SharedSocket(Arc<TcpStream>);
+struct SharedSocket {
+    socket: Arc<TcpStream>,
+    stats: Arc<Stats>,
+}
+
+/// How 102 (Processing) and 103 (Early Hints) begin. hyper drops them; they are counted here, when a
+/// read begins with one, because a callback would cost every request an allocation.
+const INFORMATIONAL: [&[u8]; 2] = [b"HTTP/1.1 102", b"HTTP/1.1 103"];
 
 impl AsyncRead for SharedSocket {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
         loop {
-            ready!(self.0.poll_read_ready(cx))?;
-            match self.0.try_read_buf(buf) {
-                Ok(_) => return Poll::Ready(Ok(())),
+            ready!(self.socket.poll_read_ready(cx))?;
+            match self.socket.try_read_buf(buf) {
+                Ok(_) => {
+                    let new = buf.filled().get(before..).unwrap_or_default();
+                    if INFORMATIONAL.iter().any(|head| new.starts_with(head)) {
+                        self.stats.add(Gauge::InformationalDropped, 1);
+                    }
+                    return Poll::Ready(Ok(()));
+                }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
                 Err(e) => return Poll::Ready(Err(e)),
             }
@@ -91,8 +113,8 @@ impl SharedSocket {
         mut send: impl FnMut(&TcpStream) -> io::Result<usize>,
     ) -> Poll<io::Result<usize>> {
         loop {
-            ready!(self.0.poll_write_ready(cx))?;
-            match send(&self.0) {
+            ready!(self.socket.poll_write_ready(cx))?;
+            match send(&self.socket) {
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
                 done => return Poll::Ready(done),
             }
@@ -123,8 +145,8 @@ impl AsyncWrite for SharedSocket {
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(
-            match self.0.try_io(Interest::WRITABLE, || {
-                SockRef::from(&*self.0).shutdown(std::net::Shutdown::Write)
+            match self.socket.try_io(Interest::WRITABLE, || {
+                SockRef::from(&*self.socket).shutdown(std::net::Shutdown::Write)
             }) {
                 // Not connected any more: the peer was faster.
                 Err(e) if e.kind() != io::ErrorKind::NotConnected && e.kind() != io::ErrorKind::WouldBlock => Err(e),

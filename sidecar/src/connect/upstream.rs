@@ -230,7 +230,7 @@ impl Upstream {
 
     async fn open_http1(&self) -> Result<http1::Connection, Box<dyn std::error::Error + Send + Sync>> {
         let stream = dial(self.address, self.connect_timeout).await?;
-        Ok(http1::Connection::handshake(stream, self.counted()).await?)
+        Ok(http1::Connection::handshake(stream, self.stats.clone(), self.counted()).await?)
     }
 
     fn take_shared(&self) -> Option<Arc<http2::Connection>> {

@@ -5,8 +5,8 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    apply, call, completions, config, control_plane, describe, down, get, health, logs, new, ps, restart, run,
-    sidecar, stats, up, version,
+    apply, call, completions, config, control_plane, describe, down, get, health, logs, new, ps, restart, run, sidecar,
+    stats, up, version,
 };
 use crate::exit;
 

@@ -27,6 +27,10 @@ mod tests;
 pub(crate) mod tree;
 pub(crate) mod workload;
 
+/// The running program itself. Stays right when the file is replaced by a newer build meanwhile, so
+/// that one mesh is always one version.
+pub(crate) const ITSELF: &str = "/proc/self/exe";
+
 /// A runtime on the calling thread. The kernel ties children to the thread that starts them, so all that starts any
 /// runs on the main thread: one thread, no worker that could end earlier.
 pub(crate) fn runtime() -> std::io::Result<tokio::runtime::Runtime> {

@@ -52,43 +52,49 @@ pub async fn run_acceptor(listeners: Vec<Listener>, workers: Arc<[Worker]>, shar
     }
     tokio::select! {
         () = shared.drain.reached(Phase::Ended) => Ok(()),
-        ended = tasks.join_next() => match ended {
-            Some(Ok(result)) => result,
-            Some(Err(panic)) => Err(io::Error::other(panic)),
-            // No listener at all: nothing to accept, ever.
-            None => { shared.drain.reached(Phase::Ended).await; Ok(()) }
-        },
+        failed = first_failure(&mut tasks) => Err(failed),
     }
 }
 
+/// Waits until a listener fails; one that was closed for the drain has not failed.
+async fn first_failure(tasks: &mut tokio::task::JoinSet<io::Result<()>>) -> io::Error {
+    while let Some(ended) = tasks.join_next().await {
+        match ended {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => return error,
+            Err(panic) => return io::Error::other(panic),
+        }
+    }
+    std::future::pending().await
+}
+
 async fn accept(listener: Listener, workers: Arc<[Worker]>, shared: Arc<Shared>) -> io::Result<()> {
+    let role = listener.role;
     // A raw accept instead of tokio's: the stream is registered once, on its worker.
     #[expect(
         deprecated,
         reason = "its replacement is unsafe; std's listener owns its descriptor, which is what that is about"
     )]
     let socket = AsyncFd::new(listener.socket)?;
+    let hand = |stream: std::net::TcpStream, client: SocketAddr| {
+        let open: usize = workers.iter().map(Worker::open).sum();
+        let full = open >= shared.directory.proxy().limits.max_connections;
+        let least = workers
+            .iter()
+            .min_by_key(|w| w.open())
+            .filter(|_| !full && stream.set_nonblocking(true).is_ok());
+        if !least.is_some_and(|w| w.hand(Job { stream, client, role })) {
+            shared.stats.add(Gauge::ConnectionsRefused, 1);
+        }
+    };
     loop {
-        let mut ready = socket.readable().await?;
+        let mut ready = tokio::select! {
+            ready = socket.readable() => ready?,
+            () = shared.drain.reached(Phase::Closing) => break,
+        };
         match ready.try_io(|inner| inner.get_ref().accept()) {
             Err(_would_block) => {}
-            Ok(Ok((stream, client))) => {
-                let open: usize = workers.iter().map(Worker::open).sum();
-                let full = open >= shared.directory.proxy().limits.max_connections;
-                let handed = !full && stream.set_nonblocking(true).is_ok() && {
-                    let least = workers.iter().min_by_key(|w| w.open());
-                    least.is_some_and(|w| {
-                        w.hand(Job {
-                            stream,
-                            client,
-                            role: listener.role,
-                        })
-                    })
-                };
-                if !handed {
-                    shared.stats.add(Gauge::ConnectionsRefused, 1);
-                }
-            }
+            Ok(Ok((stream, client))) => hand(stream, client),
             Ok(Err(e)) if exhausted(&e) => {
                 // The backlog stays readable: without a pause this would spin.
                 shared.stats.add(Gauge::AcceptPaused, 1);
@@ -98,6 +104,11 @@ async fn accept(listener: Listener, workers: Arc<[Worker]>, shared: Arc<Shared>)
             Ok(Err(e)) => tracing::debug!(error = %e, "a connection ended before it was accepted"),
         }
     }
+    // What the kernel has accepted already is served and told to go; closing the listener would reset it.
+    while let Ok((stream, client)) = socket.get_ref().accept() {
+        hand(stream, client);
+    }
+    Ok(())
 }
 
 /// EMFILE, ENFILE, ENOBUFS, ENOMEM.

@@ -5,8 +5,10 @@
 //! that many streams another connection opens. The connection window also sets h2's budget for small
 //! DATA frames (half of it), which a chatty gRPC stream would otherwise exhaust.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use hyper::client::conn::http2;
@@ -29,6 +31,8 @@ const _: () = assert!(
     "streams must not starve each other"
 );
 
+type Failed = Box<dyn std::error::Error + Send + Sync>;
+
 /// A shared connection.
 #[derive(Debug)]
 pub(super) struct Connection {
@@ -39,14 +43,15 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    /// Speaks HTTP/2 by prior knowledge over a fresh connection that lives for `age`. Between sidecars
+    /// Speaks HTTP/2 by prior knowledge over a fresh connection that lives for `age`, and is ready within `limit`. Between sidecars
     /// (`meshed`) dead connections are found by pings; an app may refuse pings (traps: gRPC servers do).
     pub(super) async fn handshake(
         stream: TcpStream,
         meshed: bool,
         age: Duration,
+        limit: Duration,
         on_close: impl FnOnce() + Send + 'static,
-    ) -> hyper::Result<Arc<Self>> {
+    ) -> Result<Arc<Self>, Failed> {
         let mut builder = http2::Builder::new(TokioExecutor::new());
         builder
             .timer(TokioTimer::new())
@@ -59,7 +64,22 @@ impl Connection {
                 .keep_alive_interval(Duration::from_secs(15))
                 .keep_alive_timeout(Duration::from_secs(10));
         }
-        let (sender, connection) = builder.handshake(TokioIo::new(stream)).await?;
+        let (sender, mut connection) = builder.handshake(TokioIo::new(stream)).await?;
+        if meshed {
+            // A sidecar that is leaving may never accept what its kernel accepted for it. Its SETTINGS
+            // tell that somebody is there; until they come nothing is sent, and so nothing is lost.
+            // Every sidecar enables extended CONNECT, which is how their arrival shows.
+            let greeted = std::future::poll_fn(|cx| match Pin::new(&mut connection).poll(cx) {
+                Poll::Ready(ended) => Poll::Ready(
+                    ended
+                        .map_err(Failed::from)
+                        .and(Err("closed before it was greeted".into())),
+                ),
+                Poll::Pending if connection.is_extended_connect_protocol_enabled() => Poll::Ready(Ok::<(), Failed>(())),
+                Poll::Pending => Poll::Pending,
+            });
+            tokio::time::timeout(limit, greeted).await??;
+        }
         // Owned by the connection itself: it ends with the socket or with the last sender and stream.
         tokio::spawn(async move {
             if let Err(error) = connection.await {

@@ -248,7 +248,14 @@ impl Upstream {
         let stream = dial(self.address, self.connect_timeout).await?;
         // A tenth of jitter: connections made together do not end together.
         let age = self.max_age.mul_f64(0.9 + 0.2 * fastrand::f64());
-        let connection = http2::Connection::handshake(stream, self.wire == Wire::Mesh, age, self.counted()).await?;
+        let connection = http2::Connection::handshake(
+            stream,
+            self.wire == Wire::Mesh,
+            age,
+            self.connect_timeout,
+            self.counted(),
+        )
+        .await?;
         self.shared.lock().push(connection.clone());
         Ok(connection)
     }

@@ -30,7 +30,7 @@ use crate::supervise::ports::{Ports, loopback};
 use crate::supervise::reap::{Exit, Reaper};
 use crate::supervise::state::UpPort;
 use crate::supervise::tree::{self, INSTANCE, RUN};
-use crate::supervise::{admin, guard};
+use crate::supervise::{ITSELF, admin, guard};
 
 /// Run one service with its sidecar beside a running control plane.
 #[derive(Debug, Clone, Args)]
@@ -227,9 +227,7 @@ impl Setup {
         let mut env = wiring.environment();
         env.push((RUN.to_owned(), mark.to_owned()));
 
-        let program = std::env::current_exe()
-            .context("cannot find the own program")?
-            .into_os_string();
+        let program = OsString::from(ITSELF);
         let sidecar_name = format!("{instance}.sidecar");
         let marks = vec![format!("{RUN}={mark}"), format!("{INSTANCE}={sidecar_name}")];
         let here = std::env::current_dir()?;

@@ -6,6 +6,7 @@
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode, Stdio};
 
@@ -22,7 +23,7 @@ use crate::supervise::back::{self, Attach, Site};
 use crate::supervise::fleet::Plan;
 use crate::supervise::front::{self, Signals};
 use crate::supervise::state::Layout;
-use crate::supervise::{build, plan};
+use crate::supervise::{ITSELF, build, plan};
 
 /// Build and start everything that a mesh.yaml describes, and follow the logs.
 #[derive(Debug, Clone, Args)]
@@ -150,7 +151,8 @@ fn detach(args: &UpArgs) -> anyhow::Result<ExitCode> {
 }
 
 fn itself(args: &UpArgs) -> anyhow::Result<Command> {
-    let mut command = Command::new(std::env::current_exe().context("cannot find the own program")?);
+    let mut command = Command::new(ITSELF);
+    command.arg0("outrigger");
     command.arg(SUPERVISE).arg(&args.target);
     if args.detach {
         command.arg("--detach");

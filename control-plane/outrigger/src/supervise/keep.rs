@@ -19,7 +19,7 @@ use super::backoff::Backoff;
 use super::console::Console;
 use super::logs::Sink;
 use super::reap::{Exit, Reaper, Running};
-use super::{guard, tree};
+use super::{ITSELF, guard, tree};
 
 /// What to start.
 #[derive(Debug, Clone)]
@@ -54,6 +54,9 @@ impl Launch {
     /// The command, tied to our life, its output piped to us.
     pub(crate) fn command(&self) -> Command {
         let mut command = Command::new(&self.program);
+        if self.program == ITSELF {
+            command.arg0("outrigger");
+        }
         command.args(&self.args).current_dir(&self.dir);
         command.envs(self.env.iter().map(|(name, value)| (name, value)));
         command.stdin(if self.stdin.is_some() {

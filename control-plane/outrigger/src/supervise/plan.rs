@@ -15,6 +15,7 @@ use outrigger_control_plane::config::{EnvValue, Mesh, PortDoc, ServiceDoc};
 use outrigger_proto::model::{Protocol, ServiceName};
 use serde_json::json;
 
+use super::ITSELF;
 use super::back::Site;
 use super::build::Step;
 use super::fleet::Plan;
@@ -43,9 +44,7 @@ pub(crate) fn steps(mesh: &Mesh, root: &Path) -> Vec<Step> {
 
 /// Plans the control plane and all instances of `mesh`.
 pub(crate) fn plan(mesh: &Mesh, site: &Site, control_plane_port: Option<u16>) -> anyhow::Result<Plan> {
-    let program = std::env::current_exe()
-        .context("cannot find the own program")?
-        .into_os_string();
+    let program = OsString::from(ITSELF);
     let mut planner = Planner {
         mesh,
         site,

@@ -85,7 +85,8 @@ impl H2Client {
     pub async fn exchange(&mut self, request: Request<()>, body: Option<Bytes>) -> Result<Whole> {
         let (answer, mut stream) = self.start(request, body.is_none()).await?;
         if let Some(body) = body {
-            stream.send_data(body, true)?;
+            // An answer that needs no body may have ended the stream already (RFC 9113 §8.1).
+            stream.send_data(body, true).ok();
         }
         whole(answer).await
     }

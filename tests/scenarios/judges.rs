@@ -165,7 +165,7 @@ fn verdicts(output: &str) -> BTreeMap<String, bool> {
 }
 
 /// The sidecar may not answer worse than the hyper it is made of, in front of the same app.
-/// `tests/golden/httpwg.txt` keeps what must pass.
+/// `tests/golden/httpwg.txt` keeps what hyper alone passes, and so what a sidecar must pass.
 ///
 /// Some of httpwg's tests depend on which of two packets comes first, and at times it panics before
 /// it has a verdict; so a test passes when it passes once, and a sidecar gets a few runs to show it.
@@ -176,8 +176,7 @@ async fn httpwg(world: Arc<World>) -> Result<()> {
         .start(&world)
         .await?;
     let bare = Score::of(&world, app.addr, 3, &BTreeSet::new()).await?;
-    let kept = golden::lines("httpwg.txt", &bare.passed)?;
-    let must = kept.union(&bare.passed).cloned().collect();
+    let must = golden::lines("httpwg.txt", &bare.passed)?;
     let inbound = Score::of(&world, mesh.inbound("app", 0)?.listen, 8, &must).await?;
     let outbound = Score::of(&world, mesh.to("app")?, 8, &must).await?;
     world::figure(format!(
@@ -187,7 +186,7 @@ async fn httpwg(world: Arc<World>) -> Result<()> {
         outbound.passed.len()
     ));
     let lost: Vec<&String> = inbound.lost(&must).chain(outbound.lost(&must)).collect();
-    ensure!(lost.is_empty(), "hyper alone passes {lost:#?}");
+    ensure!(lost.is_empty(), "hyper alone passes what a sidecar does not: {lost:#?}");
     mesh.check_well()
 }
 

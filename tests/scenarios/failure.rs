@@ -214,7 +214,9 @@ async fn a_post_on_a_reused_connection_is_not_sent_again(world: Arc<World>) -> R
 async fn an_idle_connection_that_the_app_closed_is_not_used(world: Arc<World>) -> Result<()> {
     // Says keep-alive, and closes all the same: a stale connection waits in every pool.
     let app = H1App::start(|request: h1::Request| async move {
-        h1::echo(request).await?;
+        let seen = Arc::clone(&request.seen);
+        drop(h1::echo(request).await?);
+        seen.cancelled.fetch_add(1, Ordering::SeqCst);
         Ok(None)
     })
     .await?;
@@ -229,6 +231,8 @@ async fn an_idle_connection_that_the_app_closed_is_not_used(world: Arc<World>) -
             .await?;
         ensure!(answer.status() == 200, "request {i}: {answer:?}");
         ensure!(app.seen.requests() == i, "request {i} arrived twice");
+        // While it is not closed yet, nobody could know that it will be.
+        app.seen.wait_cancelled(i).await?;
     }
     Ok(())
 }

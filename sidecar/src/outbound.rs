@@ -269,7 +269,7 @@ impl Outbound {
     }
 
     fn line(&self, request: &Request<Incoming>, client: SocketAddr) -> Option<Box<Line>> {
-        let log = self.log.as_ref().filter(|_| self.shared.directory.logs_requests());
+        let log = self.log.as_ref().filter(|_| self.shared.logs_requests());
         log.map(|log| {
             Box::new(Line {
                 log: log.clone(),

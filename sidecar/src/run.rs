@@ -66,6 +66,8 @@ pub fn run(bootstrap: Bootstrap) -> Result<(), Error> {
 }
 
 async fn serve(shared: Arc<Shared>) -> Result<(), Error> {
+    // Before anybody can see that we are here: a signal from now on drains.
+    let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let bootstrap = &shared.bootstrap;
     let log = bootstrap
         .access_log
@@ -94,7 +96,6 @@ async fn serve(shared: Arc<Shared>) -> Result<(), Error> {
     control.spawn(register::run(shared.clone()));
     let acceptor = acceptor(listeners, workers.clone(), shared.clone())?;
 
-    let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     tokio::select! {
         _ = term.recv() => {}
         _ = int.recv() => {}

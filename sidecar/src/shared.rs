@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use outrigger_proto::model::{AccessLog, FieldError, Proxy, ServiceName};
+use outrigger_proto::model::{FieldError, Proxy, ServiceName};
 use tokio::sync::{Notify, watch};
 
 use crate::config::Bootstrap;
@@ -54,14 +54,10 @@ impl Shared {
     /// When a name or a resource of the bootstrap is invalid.
     pub fn new(bootstrap: Bootstrap) -> Result<Self, FieldError> {
         let name = bootstrap.name()?;
-        let mut proxy = match bootstrap.resources.proxy.clone() {
+        let proxy = match bootstrap.resources.proxy.clone() {
             Some(wire) => wire.try_into()?,
             None => Proxy::new(name.clone()),
         };
-        if bootstrap.control_plane.is_none() && bootstrap.access_log.is_some() {
-            // Nobody else can turn it on.
-            proxy.access_log = AccessLog::Json;
-        }
         let mut own_listeners: Vec<_> = bootstrap.inbound.iter().map(|i| i.listen).collect();
         own_listeners.extend(bootstrap.outbound.iter().map(|o| o.listen));
         own_listeners.extend(bootstrap.http_proxy);
@@ -80,5 +76,12 @@ impl Shared {
             started: Instant::now(),
             bootstrap,
         })
+    }
+
+    /// True when requests are to be logged: the workload's settings say so, or the file does and there
+    /// is no control plane that could.
+    #[must_use]
+    pub fn logs_requests(&self) -> bool {
+        self.bootstrap.control_plane.is_none() || self.directory.logs_requests()
     }
 }

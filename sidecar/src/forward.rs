@@ -7,5 +7,6 @@ pub mod copy;
 pub mod fields;
 pub mod origin;
 pub mod replay;
+pub mod tap;
 pub mod translate;
 pub mod tunnel;

@@ -4,15 +4,10 @@
 //! (RFC 9112 §6.3 allows that). A mesh refuses such a request instead: somebody along the way may have
 //! read it differently. Also knows since when a head is incomplete, for the header time-out.
 
-use std::io;
-use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
 use parking_lot::Mutex;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// What one connection's reader and its requests tell each other.
 #[derive(Debug)]
@@ -81,7 +76,8 @@ impl Watch {
         )
     }
 
-    fn saw(&self, bytes: &[u8]) {
+    /// Takes in bytes as they arrive.
+    pub fn saw(&self, bytes: &[u8]) {
         let now = self.now().max(1);
         self.last_read.store(now, Relaxed);
         if !self.in_request.load(Relaxed) {
@@ -150,53 +146,6 @@ impl Scan {
     #[must_use]
     pub fn doubtful(&self) -> bool {
         self.lengths > 1 || (self.lengths > 0 && self.codings > 0)
-    }
-}
-
-/// A stream whose reads are watched.
-#[derive(Debug)]
-pub struct Watched<S> {
-    stream: S,
-    watch: Arc<Watch>,
-}
-
-impl<S> Watched<S> {
-    /// Watches `stream`.
-    pub fn new(stream: S, watch: Arc<Watch>) -> Self {
-        Self { stream, watch }
-    }
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
-        if let Some(new) = buf.filled().get(before..).filter(|new| !new.is_empty()) {
-            self.watch.saw(new);
-        }
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
-    }
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
-    }
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }
 

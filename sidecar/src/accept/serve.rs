@@ -11,11 +11,12 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use outrigger_proto::model::Limits;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::head::{Watch, Watched};
+use super::head::Watch;
 use super::linger::Lingering;
 use crate::connect::{CONNECTION_WINDOW, MAX_STREAMS, SEND_BUFFER, STREAM_WINDOW};
 use crate::drain::{Drain, Phase};
 use crate::forward::body::Body;
+use crate::forward::tap::Tap;
 
 /// Answers one request. `Err` resets an HTTP/2 stream with the reason in it and closes an HTTP/1 connection.
 pub trait Serve: Clone + Send + Sync + 'static {
@@ -61,6 +62,7 @@ where
     S: Serve,
 {
     let watch = Arc::new(Watch::default());
+    let seen = watch.clone();
     let limits = &bounds.limits;
     let connection = http1::Builder::new()
         .auto_date_header(false)
@@ -68,7 +70,7 @@ where
         .max_headers(limits.max_headers)
         .max_buf_size(limits.max_header_bytes.max(8192))
         .serve_connection(
-            TokioIo::new(Lingering::new(Watched::new(io, watch.clone()))),
+            TokioIo::new(Lingering::new(Tap::new(io, move |bytes: &[u8]| seen.saw(bytes)))),
             Bridge {
                 inner: service,
                 watch: Some(watch.clone()),

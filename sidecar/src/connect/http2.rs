@@ -5,20 +5,17 @@
 //! that many streams another connection opens. The connection window also sets h2's budget for small
 //! DATA frames (half of it), which a chatty gRPC stream would otherwise exhaust.
 
-use std::io;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 
 use crate::forward::body::Body;
+use crate::forward::tap::Tap;
 
 /// Streams that one connection carries at a time.
 pub const MAX_STREAMS: usize = 128;
@@ -33,49 +30,6 @@ const _: () = assert!(
     MAX_STREAMS * (STREAM_WINDOW as usize) <= CONNECTION_WINDOW as usize,
     "streams must not starve each other"
 );
-
-/// Tells when the first bytes of the server arrive: its SETTINGS (RFC 9113 §3.4).
-#[derive(Debug)]
-struct Greeting {
-    stream: TcpStream,
-    told: Option<oneshot::Sender<()>>,
-}
-
-impl AsyncRead for Greeting {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
-        if buf.filled().len() > before
-            && let Some(told) = self.told.take()
-        {
-            // Nobody waits for an app's greeting.
-            let _waiting = told.send(());
-        }
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl AsyncWrite for Greeting {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
-    }
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
-    }
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
-}
 
 type Failed = Box<dyn std::error::Error + Send + Sync>;
 
@@ -111,10 +65,11 @@ impl Connection {
                 .keep_alive_timeout(Duration::from_secs(10));
         }
         let (told, greeted) = oneshot::channel();
-        let stream = Greeting {
-            stream,
-            told: Some(told),
-        };
+        let mut told = Some(told);
+        let stream = Tap::new(stream, move |_: &[u8]| {
+            // The first bytes are the server's SETTINGS (RFC 9113 §3.4). Nobody waits for an app's.
+            let _waiting = told.take().map(|told| told.send(()));
+        });
         let (sender, connection) = builder.handshake(TokioIo::new(stream)).await?;
         // Owned by the connection itself: it ends with the socket or with the last sender and stream.
         tokio::spawn(async move {

@@ -9,7 +9,7 @@ import time
 import urllib.error
 import urllib.request
 
-PATIENCE = 600  # seconds for one block, builds included
+PATIENCE = 1500  # seconds for one block, builds included
 
 
 def blocks(text):

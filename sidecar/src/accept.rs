@@ -3,8 +3,8 @@
 //! One acceptor thread hands each connection to the worker with the fewest; a worker is one thread
 //! with one single-threaded runtime, its own pools and counters. Knows no routes.
 
+mod client;
 pub mod head;
-mod linger;
 mod listen;
 pub mod serve;
 mod worker;

@@ -248,7 +248,7 @@ impl Egress {
         let dress = Dress::of(request.headers());
         let mut exchange = Exchange::start(self.cell.clone(), dress == Dress::Grpc, None);
         fields::strip_proxy(request.headers_mut());
-        let doubtful = watch.as_ref().is_some_and(|w| w.begin());
+        let doubtful = watch.as_ref().is_some_and(|w| w.doubtful());
         let answer = match doubtful {
             true => Err((
                 Reason::BadRequest,

@@ -162,7 +162,7 @@ impl Inbound {
     ) -> Result<Response<Body>, h2::Error> {
         let dress = Dress::of(request.headers());
         let mut exchange = Exchange::start(self.cell.clone(), dress == Dress::Grpc, self.line(&request, client));
-        let doubtful = watch.as_ref().is_some_and(|w| w.begin());
+        let doubtful = watch.as_ref().is_some_and(|w| w.doubtful());
         let client_upgrade = tunnel::client_end(&mut request);
         let (mut parts, body) = request.into_parts();
         let version = parts.version;
@@ -232,7 +232,10 @@ impl Inbound {
         plan.dress(&mut request, app.wire, &self.authority);
 
         let sent = || source.as_ref().is_none_or(Source::ended);
-        let handed = respond::within(&deadline, sent, hand(app, request, source.as_ref(), exchange)).await;
+        let handed = {
+            let hand = std::pin::pin!(hand(app, request, source.as_ref(), exchange));
+            respond::within(&deadline, sent, hand).await
+        };
         let (mut response, lease) = match handed {
             None => {
                 return Err(Problem::Answer(
@@ -243,11 +246,11 @@ impl Inbound {
             Some(Err(error)) => return Err(problem(&error)),
             Some(Ok(answered)) => answered,
         };
-        if let Some(watch) = watch {
-            watch.end(source.as_ref().is_none_or(Source::ended));
-        }
         if let Some(source) = &source {
             source.commit();
+            if let (Some(watch), true) = (watch, source.ended()) {
+                watch.read_whole();
+            }
         }
         let granted = plan.receive(&mut response, app.wire);
         exchange.answered(response.status(), response.headers(), lease);

@@ -130,7 +130,7 @@ impl Outbound {
             dress == Dress::Grpc,
             self.line(&request, client),
         );
-        let doubtful = watch.as_ref().is_some_and(|w| w.begin());
+        let doubtful = watch.as_ref().is_some_and(|w| w.doubtful());
         let answer = match doubtful {
             true => Err(Problem::new(
                 Reason::BadRequest,
@@ -174,20 +174,24 @@ impl Outbound {
             .map_or_else(Body::empty, Body::replay);
         let request = Request::from_parts(parts, body);
 
-        let tries = self.tries(request, &plan, &resolved, source.as_ref(), exchange);
         let sent = || source.as_ref().is_none_or(Source::ended);
-        let (mut response, lease, wire) = respond::within(&deadline, sent, tries).await.ok_or_else(|| {
+        let answered = {
+            // Pinned here, or the state would be in this future twice, and each request copies it.
+            let tries = std::pin::pin!(self.tries(request, &plan, &resolved, source.as_ref(), exchange));
+            respond::within(&deadline, sent, tries).await
+        };
+        let (mut response, lease, wire) = answered.ok_or_else(|| {
             Problem::new(
                 Reason::Deadline,
                 format!("{} did not answer in time", self.cluster.name()),
             )
         })??;
 
-        if let Some(watch) = watch {
-            watch.end(source.as_ref().is_none_or(Source::ended));
-        }
         if let Some(source) = &source {
             source.commit();
+            if let (Some(watch), true) = (watch, source.ended()) {
+                watch.read_whole();
+            }
         }
         let granted = plan.receive(&mut response, wire);
         exchange.answered(response.status(), response.headers(), lease);

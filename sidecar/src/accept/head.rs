@@ -5,9 +5,9 @@
 //! read it differently. Also knows since when a head is incomplete, for the header time-out.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::time::Instant;
 
 use parking_lot::Mutex;
+use tokio::time::Instant;
 
 /// What one connection's reader and its requests tell each other.
 #[derive(Debug)]
@@ -20,6 +20,10 @@ pub struct Watch {
     /// The next bytes begin a head.
     expects_head: AtomicBool,
     in_request: AtomicBool,
+    /// The present request's framing is in doubt.
+    doubtful: AtomicBool,
+    /// The last write did not go through: the server keeps bytes for the client.
+    blocked: AtomicBool,
     scan: Mutex<Scan>,
 }
 
@@ -31,28 +35,52 @@ impl Default for Watch {
             last_read: AtomicU64::new(0),
             expects_head: AtomicBool::new(true),
             in_request: AtomicBool::new(false),
+            doubtful: AtomicBool::new(false),
+            blocked: AtomicBool::new(false),
             scan: Mutex::new(Scan::default()),
         }
     }
 }
 
 impl Watch {
-    /// A request's head is complete. True when its framing is in doubt.
-    pub fn begin(&self) -> bool {
+    /// A request's head is complete.
+    pub(super) fn begin(&self) {
         self.head_since.store(0, Relaxed);
         self.in_request.store(true, Relaxed);
         self.expects_head.store(false, Relaxed);
         let mut scan = self.scan.lock();
-        let doubtful = scan.doubtful();
+        self.doubtful.store(scan.doubtful(), Relaxed);
         *scan = Scan::default();
-        doubtful
     }
 
-    /// The request is answered. `read_whole` tells that its body has been read, so that the next byte
-    /// begins a head; otherwise the next head is left to hyper alone.
-    pub fn end(&self, read_whole: bool) {
+    /// True when the present request's framing is in doubt.
+    #[must_use]
+    pub fn doubtful(&self) -> bool {
+        self.doubtful.load(Relaxed)
+    }
+
+    /// The present request has been read whole: the next byte begins a head. Without this the next
+    /// head is left to hyper alone.
+    pub fn read_whole(&self) {
+        self.expects_head.store(true, Relaxed);
+    }
+
+    /// The present request's answer has been given to the server whole, or dropped.
+    pub(super) fn answered(&self) {
         self.in_request.store(false, Relaxed);
-        self.expects_head.store(read_whole, Relaxed);
+        self.last_read.store(self.now(), Relaxed);
+    }
+
+    pub(super) fn wrote(&self, through: bool) {
+        self.blocked.store(!through, Relaxed);
+    }
+
+    /// True when nothing is read, answered or written, and the next byte begins a head.
+    pub(super) fn is_idle(&self) -> bool {
+        self.head_since.load(Relaxed) == 0
+            && !self.in_request.load(Relaxed)
+            && !self.blocked.load(Relaxed)
+            && self.expects_head.load(Relaxed)
     }
 
     /// How long the present head has been incomplete, and how long nothing has been read.

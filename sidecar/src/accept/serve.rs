@@ -1,22 +1,24 @@
 //! Serves HTTP on one connection, with the limits, the maximum age and the drain that all share.
 
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::{Request, Response};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use hyper::server::conn::{http1, http2};
 use hyper::service::Service;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use outrigger_proto::model::Limits;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
+use tokio::time::Instant;
 
+use super::client::Client;
 use super::head::Watch;
-use super::linger::Lingering;
 use crate::connect::{CONNECTION_WINDOW, MAX_STREAMS, SEND_BUFFER, STREAM_WINDOW};
 use crate::drain::{Drain, Phase};
-use crate::forward::body::Body;
-use crate::forward::tap::Tap;
+use crate::forward::body::{Body, BodyError};
 
 /// Answers one request. `Err` resets an HTTP/2 stream with the reason in it and closes an HTTP/1 connection.
 pub trait Serve: Clone + Send + Sync + 'static {
@@ -35,14 +37,57 @@ struct Bridge<S> {
 }
 
 impl<S: Serve> Service<Request<Incoming>> for Bridge<S> {
-    type Response = Response<Body>;
+    type Response = Response<Answer>;
     type Error = h2::Error;
-    type Future = std::pin::Pin<Box<dyn Future<Output = Result<Response<Body>, h2::Error>> + Send>>;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Answer>, h2::Error>> + Send>>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
+        let watch = self.watch.clone();
+        if let Some(watch) = &watch {
+            watch.begin();
+            if request.body().is_end_stream() {
+                watch.read_whole();
+            }
+        }
+        let answer = self.inner.serve(request, watch.clone());
         // Boxed once a request: hyper keeps the future inline in the connection otherwise, and an
         // idle connection would hold room for the largest state of a request.
-        Box::pin(self.inner.serve(request, self.watch.clone()))
+        Box::pin(async move { Ok(answer.await?.map(|body| Answer { body, watch })) })
+    }
+}
+
+/// An answer's body, which tells the connection when it is done with.
+#[derive(Debug)]
+struct Answer {
+    body: Body,
+    watch: Option<Arc<Watch>>,
+}
+
+impl hyper::body::Body for Answer {
+    type Data = bytes::Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<http_body::Frame<bytes::Bytes>, BodyError>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> http_body::SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        if let Some(watch) = &self.watch {
+            watch.answered();
+        }
     }
 }
 
@@ -55,61 +100,99 @@ pub struct Bounds {
     pub meshed: bool,
 }
 
+/// How long an HTTP/1 connection is served without a request before it is put down.
+const PUT_DOWN: Duration = Duration::from_secs(1);
+
 /// Serves HTTP/1.0 and 1.1 until the connection ends.
+///
+/// A connection without a request is put down: hyper's state and its two buffers of 8 KiB go, and come
+/// back with the client's next byte. Thousands of idle clients then cost little.
 pub async fn http1<I, S>(io: I, service: S, bounds: &Bounds, drain: &Drain) -> Result<(), hyper::Error>
 where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     S: Serve,
 {
-    let watch = Arc::new(Watch::default());
-    let seen = watch.clone();
     let limits = &bounds.limits;
-    let connection = http1::Builder::new()
+    let watch = Arc::new(Watch::default());
+    let started = Instant::now();
+    let age = jittered(limits.max_connection_age);
+    let mut client = Client::new(io, Some(watch.clone()));
+    loop {
+        let bridge = Bridge {
+            inner: service.clone(),
+            watch: Some(watch.clone()),
+        };
+        client = match serve_http1(client, bridge, &watch, limits, started + age, drain).await? {
+            Some(idle) => idle,
+            None => return Ok(()),
+        };
+        let until = (Instant::now() + limits.idle_timeout).min(started + age);
+        let awake = tokio::select! {
+            awake = client.awakened() => awake.unwrap_or(false),
+            () = drain.reached(Phase::Closing) => false,
+            () = tokio::time::sleep_until(until) => false,
+        };
+        if !awake {
+            // A failed shutdown means that the client was faster.
+            drop(client.shutdown().await);
+            return Ok(());
+        }
+    }
+}
+
+/// Serves until the connection ends, or is idle and given back.
+async fn serve_http1<I, S>(
+    client: Client<I>,
+    bridge: Bridge<S>,
+    watch: &Watch,
+    limits: &Limits,
+    until: Instant,
+    drain: &Drain,
+) -> Result<Option<Client<I>>, hyper::Error>
+where
+    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    S: Serve,
+{
+    let mut connection = http1::Builder::new()
         .auto_date_header(false)
         .half_close(false)
         .max_headers(limits.max_headers)
         .max_buf_size(limits.max_header_bytes.max(8192))
-        .serve_connection(
-            TokioIo::new(Lingering::new(Tap::new(io, move |bytes: &[u8]| seen.saw(bytes)))),
-            Bridge {
-                inner: service,
-                watch: Some(watch.clone()),
-            },
-        )
+        .serve_connection(TokioIo::new(client), bridge)
         .with_upgrades();
-    tokio::pin!(connection);
     let mut draining = drain.watch();
-    let started = tokio::time::Instant::now();
-    let age = jittered(limits.max_connection_age);
     // One timer a connection looks at all its limits; exact times are not worth a timer each.
-    let mut look = tokio::time::interval(
-        limits
-            .header_timeout
-            .min(Duration::from_secs(10))
-            .max(Duration::from_millis(100)),
-    );
+    let mut look = tokio::time::interval(PUT_DOWN);
     look.reset();
     let mut leaving = false;
     loop {
         tokio::select! {
-            ended = connection.as_mut() => return ended,
+            ended = &mut connection => return ended.map(|()| None),
             _ = draining.wait_for(|p| *p >= Phase::Closing), if !leaving => {
                 leaving = true;
-                connection.as_mut().graceful_shutdown();
+                Pin::new(&mut connection).graceful_shutdown();
             }
-            () = drain.reached(Phase::Ended), if leaving => return Ok(()),
+            () = drain.reached(Phase::Ended), if leaving => return Ok(None),
             _ = look.tick() => {
                 let (head, idle) = watch.waiting();
                 if head >= limits.header_timeout {
-                    return Ok(());
+                    return Ok(None);
                 }
-                if !leaving && (idle >= limits.idle_timeout || started.elapsed() >= age) {
+                if !leaving && Instant::now() >= until {
                     leaving = true;
-                    connection.as_mut().graceful_shutdown();
+                    Pin::new(&mut connection).graceful_shutdown();
+                }
+                if !leaving && idle >= PUT_DOWN && watch.is_idle() {
+                    break;
                 }
             }
         }
     }
+    Ok(connection.into_parts().map(|parts| {
+        let mut client = parts.io.into_inner();
+        client.put_back(parts.read_buf);
+        client
+    }))
 }
 
 /// Serves HTTP/2 by prior knowledge until the connection ends.
@@ -135,7 +218,7 @@ where
             .keep_alive_timeout(Duration::from_secs(10));
     }
     let connection = builder.serve_connection(
-        TokioIo::new(Lingering::new(io)),
+        TokioIo::new(Client::new(io, None)),
         Bridge {
             inner: service,
             watch: None,
@@ -166,3 +249,6 @@ where
 fn jittered(age: Duration) -> Duration {
     age.mul_f64(0.9 + 0.2 * fastrand::f64())
 }
+
+#[cfg(test)]
+mod tests;

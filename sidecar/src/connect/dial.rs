@@ -9,8 +9,10 @@ use tokio::net::TcpStream;
 
 /// Silence after which a dead peer is looked for.
 const KEEPALIVE: Duration = Duration::from_secs(30);
-/// Unacknowledged data after which the connection is dead (RFC 5482).
-const USER_TIMEOUT: Duration = Duration::from_secs(30);
+/// Unacknowledged data after which the connection is dead (RFC 5482). Counts for probes too, from the
+/// last byte heard: with less than a few probes beyond [`KEEPALIVE`] one lost probe would end a healthy
+/// connection, and thousands of idle ones probe at the same moment.
+const USER_TIMEOUT: Duration = Duration::from_secs(65);
 
 /// Why a connection was not made.
 #[derive(Debug, thiserror::Error)]

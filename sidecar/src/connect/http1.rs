@@ -92,7 +92,14 @@ impl AsyncRead for SharedSocket {
         loop {
             ready!(self.socket.poll_read_ready(cx))?;
             match self.socket.try_read_buf(buf) {
-                Ok(_) => {
+                Ok(n) => {
+                    if n > 0 && buf.remaining() > 0 {
+                        // The socket is empty now; saying so saves the read that would find it so.
+                        drop(
+                            self.socket
+                                .try_io(Interest::READABLE, || Err::<(), _>(io::ErrorKind::WouldBlock.into())),
+                        );
+                    }
                     let new = buf.filled().get(before..).unwrap_or_default();
                     if INFORMATIONAL.iter().any(|head| new.starts_with(head)) {
                         self.stats.add(Gauge::InformationalDropped, 1);

@@ -133,7 +133,8 @@ impl Upstream {
         loop {
             let (connection, fresh) = match self.take_idle() {
                 Some(connection) => (connection, false),
-                None => match self.open_http1().await {
+                // Boxed: rare, and otherwise part of every request.
+                None => match Box::pin(self.open_http1()).await {
                     Ok(connection) => (connection, true),
                     Err(source) => return Err(SendError::never(request, source)),
                 },
@@ -167,7 +168,7 @@ impl Upstream {
         for _ in 0..3 {
             let (connection, fresh) = match self.take_shared() {
                 Some(connection) => (connection, false),
-                None => match self.open_http2().await {
+                None => match Box::pin(self.open_http2()).await {
                     Ok(connection) => (connection, true),
                     Err(source) => return Err(SendError::never(request, source)),
                 },

@@ -1,0 +1,144 @@
+//! A client's stream: watched, closed slowly, and able to be put down and taken up again.
+//!
+//! Closing a socket that has unread bytes resets it, and a reset destroys what the peer has not read
+//! yet: the GOAWAY that would have told it what was not processed (RFC 9113 §6.8), or an early answer
+//! (RFC 9112 §9.6). So the writing half closes first, and what still arrives is read and thrown away
+//! until the peer closes too.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::{Buf as _, Bytes};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Instant, Sleep};
+
+use super::head::Watch;
+
+/// How long the peer may take to close its half.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// A client's stream.
+#[derive(Debug)]
+pub(super) struct Client<S> {
+    stream: S,
+    /// There on HTTP/1.
+    watch: Option<Arc<Watch>>,
+    /// Bytes read while nobody served the connection.
+    ahead: Bytes,
+    /// Set when the writing half is closed. Boxed: most connections never have it.
+    closing: Option<Pin<Box<Sleep>>>,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
+    /// Wraps `stream`.
+    pub(super) fn new(stream: S, watch: Option<Arc<Watch>>) -> Self {
+        Self {
+            stream,
+            watch,
+            ahead: Bytes::new(),
+            closing: None,
+        }
+    }
+
+    /// Puts back bytes that were read and not used: the beginning of a head.
+    pub(super) fn put_back(&mut self, bytes: Bytes) {
+        if let (Some(watch), false) = (&self.watch, bytes.is_empty()) {
+            watch.saw(&bytes);
+        }
+        self.ahead = bytes;
+    }
+
+    /// Waits for the client's next bytes; false when it has closed.
+    ///
+    /// # Cancel safety
+    /// Safe: bytes are kept as soon as they are read.
+    pub(super) async fn awakened(&mut self) -> io::Result<bool> {
+        std::future::poll_fn(|cx| {
+            if !self.ahead.is_empty() {
+                return Poll::Ready(Ok(true));
+            }
+            let mut some = [0u8; 64];
+            let mut space = ReadBuf::new(&mut some);
+            ready!(Pin::new(&mut self.stream).poll_read(cx, &mut space))?;
+            self.ahead = Bytes::copy_from_slice(space.filled());
+            if let (Some(watch), false) = (&self.watch, self.ahead.is_empty()) {
+                watch.saw(&self.ahead);
+            }
+            Poll::Ready(Ok(!self.ahead.is_empty()))
+        })
+        .await
+    }
+
+    fn wrote(&self, result: &Poll<io::Result<usize>>) {
+        if let Some(watch) = &self.watch {
+            watch.wrote(result.is_ready());
+        }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Client<S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        if !this.ahead.is_empty() {
+            let n = this.ahead.len().min(buf.remaining());
+            buf.put_slice(this.ahead.get(..n).unwrap_or_default());
+            this.ahead.advance(n);
+            return Poll::Ready(Ok(()));
+        }
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut this.stream).poll_read(cx, buf))?;
+        if let (Some(watch), Some(new)) = (&this.watch, buf.filled().get(before..).filter(|new| !new.is_empty())) {
+            watch.saw(new);
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Client<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let result = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.wrote(&result);
+        result
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let result = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        self.wrote(&result);
+        result
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        if this.closing.is_none() {
+            ready!(Pin::new(&mut this.stream).poll_shutdown(cx))?;
+        }
+        let until = this
+            .closing
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(Instant::now() + PATIENCE)));
+        let mut waste = [0u8; 4096];
+        loop {
+            let mut space = ReadBuf::new(&mut waste);
+            match Pin::new(&mut this.stream).poll_read(cx, &mut space) {
+                Poll::Ready(Ok(())) if !space.filled().is_empty() => {}
+                // The peer has closed, or is gone.
+                Poll::Ready(_) => return Poll::Ready(Ok(())),
+                Poll::Pending => return until.as_mut().poll(cx).map(Ok),
+            }
+        }
+    }
+}

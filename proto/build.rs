@@ -1,6 +1,8 @@
 //! Compiles the .proto files without protoc and keeps the descriptor set for the unknown-tag walk.
 
 use prost::Message as _;
+use prost_types::field_descriptor_proto::{Label, Type};
+use prost_types::{DescriptorProto, FileDescriptorSet};
 
 const FILES: &[&str] = &[
     "outrigger/mesh/v1/mesh.proto",
@@ -14,6 +16,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let set = protox::compile(FILES, ["proto"])?;
     let out = std::path::PathBuf::from(std::env::var("OUT_DIR")?);
     std::fs::write(out.join("descriptors.bin"), set.encode_to_vec())?;
+    std::fs::write(out.join("tags.rs"), tags(&set))?;
     tonic_prost_build::configure()
         // A file of resources (static mode) is the same messages in serde's form.
         .type_attribute(
@@ -28,4 +31,38 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .btree_map(".")
         .compile_fds(set)?;
     Ok(())
+}
+
+/// A table of every field of the resource messages, for the walk over raw bytes. A descriptor pool at
+/// run time would cost each sidecar a megabyte.
+fn tags(set: &FileDescriptorSet) -> String {
+    let mut table = String::from("pub(super) static MESSAGES: &[Message] = &[\n");
+    for file in set.file.iter().filter(|f| f.package() == "outrigger.mesh.v1") {
+        for message in &file.message_type {
+            describe(&format!("{}.{}", file.package(), message.name()), message, &mut table);
+        }
+    }
+    table.push_str("];\n");
+    table
+}
+
+fn describe(name: &str, message: &DescriptorProto, table: &mut String) {
+    let mut fields = String::new();
+    for field in &message.field {
+        let inner = if field.r#type() == Type::Message {
+            field.type_name().trim_start_matches('.')
+        } else {
+            ""
+        };
+        let repeated = field.label() == Label::Repeated;
+        fields.push_str(&format!(
+            "Field {{ number: {}, name: {:?}, repeated: {repeated}, message: {inner:?} }}, ",
+            field.number(),
+            field.name()
+        ));
+    }
+    table.push_str(&format!("    Message {{ name: {name:?}, fields: &[{fields}] }},\n"));
+    for nested in &message.nested_type {
+        describe(&format!("{name}.{}", nested.name()), nested, table);
+    }
 }

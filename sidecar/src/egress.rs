@@ -32,7 +32,8 @@ use crate::observe::access_log::AccessLog;
 use crate::observe::{Cell, Direction, Key};
 use crate::outbound::Outbound;
 use crate::outbound::cluster::Cluster;
-use crate::respond::{self, Dress, Reason};
+use crate::reason::Reason;
+use crate::respond::{self, Dress};
 use crate::shared::Shared;
 
 /// Services known by name on one worker; with more, further names count as external.

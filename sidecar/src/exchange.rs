@@ -12,7 +12,7 @@ use http::{HeaderMap, StatusCode};
 use crate::connect::Lease;
 use crate::observe::access_log::{AccessLog, Record};
 use crate::observe::{Cell, Direction, StatusClass};
-use crate::respond::Reason;
+use crate::reason::Reason;
 
 /// One request's bookkeeping.
 #[derive(Debug)]

@@ -26,7 +26,8 @@ use crate::observe::access_log::AccessLog;
 use crate::observe::{Cell, Direction, Key};
 use crate::policy::deadline::{Deadline, GRPC_TIMEOUT};
 use crate::policy::retry::Failure;
-use crate::respond::{self, ConnectionError, Dress, Reason};
+use crate::reason::Reason;
+use crate::respond::{self, ConnectionError, Dress};
 use crate::shared::Shared;
 
 /// Bound on connecting to the app: it runs on the same machine.

@@ -4,7 +4,7 @@
 //! - [`accept`]: listeners, the acceptor, the data workers. [`detect`]: which protocol a connection speaks.
 //! - [`inbound`], [`outbound`], [`egress`]: the journeys, top to bottom.
 //! - [`policy`], [`balance`]: decisions, pure. [`connect`]: connections and pools. [`forward`]: bodies, fields, upgrades.
-//! - [`respond`]: where a failure becomes a status. [`observe`]: counters and the access log.
+//! - [`reason`]: why the mesh answers by itself. [`respond`]: where a failure becomes a status. [`observe`]: counters and the access log.
 //! - [`directory`]: what is known of the mesh. [`discover`], [`register`], [`health`], [`admin`]: the control side.
 //! - [`drain`]: leaving in order.
 
@@ -25,6 +25,7 @@ pub mod inbound;
 pub mod observe;
 pub mod outbound;
 pub mod policy;
+pub mod reason;
 pub mod register;
 pub mod respond;
 mod run;

@@ -29,7 +29,8 @@ use crate::observe::Direction;
 use crate::observe::access_log::AccessLog;
 use crate::policy::deadline::{Deadline, GRPC_TIMEOUT};
 use crate::policy::retry::{self, Failure, Verdict};
-use crate::respond::{self, Dress, Reason};
+use crate::reason::Reason;
+use crate::respond::{self, Dress};
 use crate::shared::Shared;
 
 /// One local listener's journey on one worker.

@@ -1,7 +1,7 @@
 //! The one place where a failure becomes a status.
 //!
-//! Every answer that the mesh makes itself has a reason from this closed table, in the header
-//! `outrigger-reason`, the gRPC message, the log and a counter. Knows no room but bodies and deadlines.
+//! Every answer that the mesh makes itself has a [`Reason`], in the header
+//! `outrigger-reason`, the gRPC message, the log and a counter. Knows no room but reasons, bodies and deadlines.
 
 use std::time::Instant;
 
@@ -11,81 +11,10 @@ use http::{Response, StatusCode};
 
 use crate::forward::body::Body;
 use crate::policy::deadline::Deadline;
+use crate::reason::Reason;
 
 /// The header that carries [`Reason::as_str`].
 pub const REASON_HEADER: HeaderName = HeaderName::from_static("outrigger-reason");
-
-macro_rules! reasons {
-    ($($(#[$doc:meta])* $name:ident => $text:literal, $status:literal, $grpc:literal, $help:literal;)+) => {
-        /// Why the mesh answered by itself.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-        pub enum Reason { $($(#[$doc])* $name),+ }
-
-        impl Reason {
-            /// How many reasons there are.
-            pub const COUNT: usize = [$(stringify!($name)),+].len();
-            /// Every reason.
-            pub const ALL: [Self; Self::COUNT] = [$(Self::$name),+];
-
-            /// The word in header, log and metric.
-            #[must_use]
-            pub fn as_str(self) -> &'static str { match self { $(Self::$name => $text),+ } }
-            /// HTTP status.
-            #[must_use]
-            pub fn status(self) -> u16 { match self { $(Self::$name => $status),+ } }
-            /// gRPC status.
-            #[must_use]
-            pub fn grpc_status(self) -> u8 { match self { $(Self::$name => $grpc),+ } }
-            /// What a person should think of first.
-            #[must_use]
-            pub fn help(self) -> &'static str { match self { $(Self::$name => $help),+ } }
-
-            fn header(self) -> HeaderValue {
-                match self { $(Self::$name => HeaderValue::from_static($text)),+ }
-            }
-            fn grpc_header(self) -> HeaderValue {
-                match self { $(Self::$name => HeaderValue::from_static(stringify!($grpc))),+ }
-            }
-        }
-    };
-}
-
-reasons! {
-    /// The mesh has no service of that name.
-    UnknownService => "unknown_service", 404, 12, "the mesh has no service of that name";
-    /// The service has no port of that name.
-    UnknownPort => "unknown_port", 404, 12, "the service has no such port";
-    /// The service exists and no instance is registered.
-    NoEndpoints => "no_endpoints", 503, 14, "no healthy instance is registered";
-    /// Configuration for the service has not arrived yet.
-    NotReady => "not_ready", 503, 14, "configuration for the service has not arrived yet";
-    /// The sidecar could not hand one byte to its app.
-    AppUnreachable => "app_unreachable", 503, 14, "the app does not accept connections";
-    /// No endpoint accepted a connection.
-    ConnectFailed => "connect_failed", 503, 14, "no instance accepted a connection";
-    /// The upstream connection broke after the request was sent.
-    UpstreamReset => "upstream_reset", 502, 14, "the connection broke after the request was sent";
-    /// The upstream answered with something that is not its protocol.
-    UpstreamProtocol => "upstream_protocol", 502, 13, "the answer does not follow the declared protocol";
-    /// Time ran out.
-    Deadline => "deadline", 504, 4, "no answer in time";
-    /// The request is malformed or ambiguous.
-    BadRequest => "bad_request", 400, 13, "the request is malformed or ambiguous";
-    /// The destination outside the mesh is not allowed.
-    ExternalDenied => "external_denied", 403, 7, "calls to this host outside the mesh are not allowed";
-    /// The destination would lead back to this sidecar.
-    Loop => "loop", 508, 13, "the request would lead back to its own sidecar";
-    /// The sidecar is at a limit.
-    Overloaded => "overloaded", 503, 8, "the sidecar is at a limit";
-}
-
-impl Reason {
-    /// Position in [`ALL`](Self::ALL).
-    #[must_use]
-    pub fn index(self) -> usize {
-        self as usize
-    }
-}
 
 /// How an answer of the mesh is dressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -127,12 +56,14 @@ pub fn answer(reason: Reason, dress: Dress, detail: &str) -> Response<Body> {
             let mut r = Response::new(Body::empty());
             let headers = r.headers_mut();
             headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-            headers.insert("grpc-status", reason.grpc_header());
+            headers.insert("grpc-status", HeaderValue::from(u16::from(reason.grpc_status())));
             headers.insert("grpc-message", percent_encoded(&format!("{}: {text}", reason.as_str())));
             r
         }
     };
-    response.headers_mut().insert(REASON_HEADER, reason.header());
+    response
+        .headers_mut()
+        .insert(REASON_HEADER, HeaderValue::from_static(reason.as_str()));
     response
 }
 
@@ -198,15 +129,6 @@ fn percent_encoded(text: &str) -> HeaderValue {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn reasons_are_words_that_appear_once() {
-        let mut words: Vec<_> = Reason::ALL.iter().map(|r| r.as_str()).collect();
-        words.sort_unstable();
-        words.dedup();
-        assert_eq!(words.len(), Reason::COUNT);
-        assert!(Reason::ALL.iter().enumerate().all(|(i, r)| r.index() == i));
-    }
 
     #[test]
     fn a_grpc_answer_is_trailers_only_with_the_reason() {

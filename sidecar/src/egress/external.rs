@@ -18,7 +18,8 @@ use crate::forward::replay::Source;
 use crate::forward::translate::Plan;
 use crate::policy::external as policy;
 use crate::policy::retry::Failure;
-use crate::respond::{Reason, chain};
+use crate::reason::Reason;
+use crate::respond::chain;
 use crate::shared::Shared;
 
 const CONNECT: Duration = Duration::from_secs(5);

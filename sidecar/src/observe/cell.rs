@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use super::histogram::{Histogram, HistogramSnapshot};
-use crate::respond::Reason;
+use crate::reason::Reason;
 
 /// How a request ended, by status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -11,7 +11,7 @@ use std::fmt::Write as _;
 use super::cell::CellSnapshot;
 use super::histogram::HistogramSnapshot;
 use super::registry::{Gauge, Key, Stats};
-use crate::respond::Reason;
+use crate::reason::Reason;
 
 /// Facts of the process, from `/proc/self`.
 #[derive(Debug, Clone, Copy, Default)]

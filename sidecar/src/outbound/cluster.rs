@@ -15,7 +15,7 @@ use crate::balance::p2c;
 use crate::connect::{Upstream, Wire};
 use crate::directory::{Destination, Known, View};
 use crate::observe::{Cell, Direction, Key};
-use crate::respond::Reason;
+use crate::reason::Reason;
 use crate::shared::Shared;
 
 /// How long a request waits for configuration that was asked for and has not come.

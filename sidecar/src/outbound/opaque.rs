@@ -12,7 +12,8 @@ use crate::connect::Lease;
 use crate::exchange::Exchange;
 use crate::forward::copy;
 use crate::policy::retry::{Failure, Verdict, verdict};
-use crate::respond::{ConnectionError, Reason};
+use crate::reason::Reason;
+use crate::respond::ConnectionError;
 
 impl Outbound {
     /// Carries the app's own socket; whatever goes wrong reaches the app as a reset.

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::admin::process;
 use crate::observe::{CellSnapshot, Gauge, HistogramSnapshot, Key};
-use crate::respond::Reason;
+use crate::reason::Reason;
 use crate::shared::Shared;
 
 #[derive(Debug, Serialize)]

@@ -1,0 +1,82 @@
+//! Why the mesh answers by itself: one closed table with a word, a status and a gRPC status each.
+//!
+//! Knows no room; every room may name a reason.
+
+macro_rules! reasons {
+    ($($(#[$doc:meta])* $name:ident => $text:literal, $status:literal, $grpc:literal, $help:literal;)+) => {
+        /// Why the mesh answered by itself.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        pub enum Reason { $($(#[$doc])* $name),+ }
+
+        impl Reason {
+            /// How many reasons there are.
+            pub const COUNT: usize = [$(stringify!($name)),+].len();
+            /// Every reason.
+            pub const ALL: [Self; Self::COUNT] = [$(Self::$name),+];
+
+            /// The word in header, log and metric.
+            #[must_use]
+            pub fn as_str(self) -> &'static str { match self { $(Self::$name => $text),+ } }
+            /// HTTP status.
+            #[must_use]
+            pub fn status(self) -> u16 { match self { $(Self::$name => $status),+ } }
+            /// gRPC status.
+            #[must_use]
+            pub fn grpc_status(self) -> u8 { match self { $(Self::$name => $grpc),+ } }
+            /// What a person should think of first.
+            #[must_use]
+            pub fn help(self) -> &'static str { match self { $(Self::$name => $help),+ } }
+        }
+    };
+}
+
+reasons! {
+    /// The mesh has no service of that name.
+    UnknownService => "unknown_service", 404, 12, "the mesh has no service of that name";
+    /// The service has no port of that name.
+    UnknownPort => "unknown_port", 404, 12, "the service has no such port";
+    /// The service exists and no instance is registered.
+    NoEndpoints => "no_endpoints", 503, 14, "no healthy instance is registered";
+    /// Configuration for the service has not arrived yet.
+    NotReady => "not_ready", 503, 14, "configuration for the service has not arrived yet";
+    /// The sidecar could not hand one byte to its app.
+    AppUnreachable => "app_unreachable", 503, 14, "the app does not accept connections";
+    /// No endpoint accepted a connection.
+    ConnectFailed => "connect_failed", 503, 14, "no instance accepted a connection";
+    /// The upstream connection broke after the request was sent.
+    UpstreamReset => "upstream_reset", 502, 14, "the connection broke after the request was sent";
+    /// The upstream answered with something that is not its protocol.
+    UpstreamProtocol => "upstream_protocol", 502, 13, "the answer does not follow the declared protocol";
+    /// Time ran out.
+    Deadline => "deadline", 504, 4, "no answer in time";
+    /// The request is malformed or ambiguous.
+    BadRequest => "bad_request", 400, 13, "the request is malformed or ambiguous";
+    /// The destination outside the mesh is not allowed.
+    ExternalDenied => "external_denied", 403, 7, "calls to this host outside the mesh are not allowed";
+    /// The destination would lead back to this sidecar.
+    Loop => "loop", 508, 13, "the request would lead back to its own sidecar";
+    /// The sidecar is at a limit.
+    Overloaded => "overloaded", 503, 8, "the sidecar is at a limit";
+}
+
+impl Reason {
+    /// Position in [`ALL`](Self::ALL).
+    #[must_use]
+    pub fn index(self) -> usize {
+        self as usize
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reasons_are_words_that_appear_once() {
+        let mut words: Vec<_> = Reason::ALL.iter().map(|r| r.as_str()).collect();
+        words.sort_unstable();
+        words.dedup();
+        assert_eq!(words.len(), Reason::COUNT);
+        assert!(Reason::ALL.iter().enumerate().all(|(i, r)| r.index() == i));
+    }
+}

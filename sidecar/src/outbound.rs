@@ -215,7 +215,11 @@ impl Outbound {
     ) -> Result<(Response<Incoming>, Lease, Wire), Problem> {
         let mut tried = Tried::new();
         loop {
-            let now = Instant::now();
+            let now = if tried.is_empty() {
+                exchange.started()
+            } else {
+                Instant::now()
+            };
             let Some((index, upstream)) = resolved.pick(now, &tried) else {
                 return Err(Problem::new(
                     Reason::NoEndpoints,
@@ -229,7 +233,8 @@ impl Outbound {
             exchange.tried();
             let error = match upstream.send(request).await {
                 Ok((response, lease)) => {
-                    upstream.observe(Instant::now(), now.elapsed());
+                    let answered = Instant::now();
+                    upstream.observe(answered, answered.saturating_duration_since(now));
                     return Ok((response, lease, upstream.wire));
                 }
                 Err(error) => error,

@@ -73,6 +73,9 @@ pub fn answer(reason: Reason, dress: Dress, detail: &str) -> Response<Body> {
 /// # Cancel safety
 /// As safe as `work`.
 pub async fn within<T>(deadline: &Deadline, sent: impl Fn() -> bool, work: impl Future<Output = T>) -> Option<T> {
+    if deadline.is_none() {
+        return Some(work.await);
+    }
     tokio::pin!(work);
     let mut sent_at = sent().then(Instant::now);
     while let Some(at) = deadline.next(Instant::now(), sent_at) {

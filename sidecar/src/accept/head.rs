@@ -68,7 +68,6 @@ impl Watch {
     /// The present request's answer has been given to the server whole, or dropped.
     pub(super) fn answered(&self) {
         self.in_request.store(false, Relaxed);
-        self.last_read.store(self.now(), Relaxed);
     }
 
     pub(super) fn wrote(&self, through: bool) {

@@ -70,8 +70,11 @@ impl Connection {
         if !self.sender.is_ready() || now.saturating_duration_since(self.idle_since) > IDLE {
             return false;
         }
+        // The event loop has told of an end that came before this request's first byte, so without such
+        // news there is no system call.
         let mut byte = [MaybeUninit::uninit(); 1];
-        matches!(SockRef::from(&*self.socket).peek(&mut byte), Err(e) if e.kind() == io::ErrorKind::WouldBlock)
+        let look = || SockRef::from(&*self.socket).peek(&mut byte);
+        matches!(self.socket.try_io(Interest::READABLE, look), Err(e) if e.kind() == io::ErrorKind::WouldBlock)
     }
 }
 

@@ -28,6 +28,12 @@ impl Deadline {
         }
     }
 
+    /// True when nothing bounds the request.
+    #[must_use]
+    pub fn is_none(&self) -> bool {
+        self.whole.is_none() && self.head.is_none()
+    }
+
     /// When to look next, if the request's body has (`sent`) or has not been sent whole at `now`.
     #[must_use]
     pub fn next(&self, now: Instant, sent_at: Option<Instant>) -> Option<Instant> {

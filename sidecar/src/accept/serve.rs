@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use futures_util::TryFutureExt as _;
 use http::{Request, Response};
 use hyper::body::{Body as _, Incoming};
 use hyper::server::conn::{http1, http2};
@@ -52,7 +53,7 @@ impl<S: Serve> Service<Request<Incoming>> for Bridge<S> {
         let answer = self.inner.serve(request, watch.clone());
         // Boxed once a request: hyper keeps the future inline in the connection otherwise, and an
         // idle connection would hold room for the largest state of a request.
-        Box::pin(async move { Ok(answer.await?.map(|body| Answer { body, watch })) })
+        Box::pin(answer.map_ok(move |response| response.map(|body| Answer { body, watch })))
     }
 }
 

@@ -32,11 +32,11 @@ def blocks(text):
 
 
 def answers(url):
-    """Whether anything answers there, whatever its status."""
+    """Whether it answers there, and not with a failure of its own."""
     try:
         urllib.request.build_opener(urllib.request.ProxyHandler({})).open(url, timeout=2)
-    except urllib.error.HTTPError:
-        return True
+    except urllib.error.HTTPError as answer:
+        return answer.code < 500
     except OSError:
         return False
     return True

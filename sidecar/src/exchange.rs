@@ -79,12 +79,6 @@ impl Exchange {
         self.cell.try_sent();
     }
 
-    /// How many tries were sent upstream.
-    #[must_use]
-    pub fn tries(&self) -> u32 {
-        self.tries
-    }
-
     /// The head of an upstream's answer arrived over `lease`.
     pub fn answered(&mut self, status: StatusCode, headers: &HeaderMap, lease: Lease) {
         self.status = status.as_u16();

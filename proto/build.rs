@@ -27,6 +27,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .field_attribute("Port.protocol", "#[serde(with = \"crate::names::protocol\")]")
         .field_attribute("Service.balance", "#[serde(with = \"crate::names::balance\")]")
         .field_attribute("Proxy.access_log", "#[serde(with = \"crate::names::access_log\")]")
+        .field_attribute("Proxy.mode", "#[serde(with = \"crate::names::mode\")]")
+        .field_attribute("Service.mode", "#[serde(with = \"crate::names::mode\")]")
+        .field_attribute("Access.default", "#[serde(with = \"crate::names::access_default\")]")
         .field_attribute("External.mode", "#[serde(with = \"crate::names::external_mode\")]")
         .btree_map(".")
         .compile_fds(set)?;

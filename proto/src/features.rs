@@ -10,15 +10,21 @@ pub const RESOURCES_V1: &str = "resources.v1";
 pub const OPAQUE: &str = "protocol.opaque";
 /// Upgrades between sidecars as extended CONNECT (RFC 8441).
 pub const EXTENDED_CONNECT: &str = "wire.extended-connect";
+/// Mutual TLS between sidecars: `Proxy.mode`, `Service.mode` and the `TrustBundle` resource.
+pub const MTLS: &str = "wire.mtls";
+/// Opaque connections in the tunnel `outrigger-tcp/1`.
+pub const TUNNEL: &str = "wire.tcp-tunnel";
+/// Rules of who may call: `Proxy.access`.
+pub const ACCESS: &str = "access.v1";
 
 /// Everything that this version implements.
-pub const ALL: &[&str] = &[RESOURCES_V1, OPAQUE, EXTENDED_CONNECT];
+pub const ALL: &[&str] = &[RESOURCES_V1, OPAQUE, EXTENDED_CONNECT, MTLS, TUNNEL, ACCESS];
 
 /// Names the first version that has `feature`, for `degraded: needs sidecar ≥ x`.
 #[must_use]
 pub fn since(feature: &str) -> &'static str {
     match feature {
-        RESOURCES_V1 | OPAQUE | EXTENDED_CONNECT => "0.1.0",
+        RESOURCES_V1 | OPAQUE | EXTENDED_CONNECT | MTLS | TUNNEL | ACCESS => "0.1.0",
         _ => "unknown",
     }
 }

@@ -3,7 +3,9 @@
 //! Every value comes from the wire by `TryFrom`, so one parser serves sidecar, control plane and
 //! command line. A value that exists is valid; nothing downstream checks again. No I/O, no clock.
 
+mod access;
 mod endpoint;
+mod identity;
 mod name;
 mod proxy;
 mod resource;
@@ -11,11 +13,13 @@ mod service;
 #[cfg(test)]
 mod tests;
 
+pub use access::{Access, Principal, Rule};
 pub use endpoint::Endpoint;
+pub use identity::{Revocation, SpiffeId, TrustBundle, check_trust_domain};
 pub use name::{EndpointName, ServiceName};
 pub use proxy::{AccessLog, Dependency, DependencyCheck, Drain, External, Health, Limits, Probe, Proxy};
 pub use resource::{Resource, ResourceType};
-pub use service::{Balance, Port, Protocol, Service};
+pub use service::{Balance, Mode, Port, Protocol, Service};
 
 /// Why a wire value is not valid: the path of the field and the reason, both for people.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

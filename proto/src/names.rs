@@ -62,6 +62,16 @@ spelled!(
     ["off" => Off, "json" => Json]
 );
 spelled!(
+    /// `Mode`.
+    mode, crate::wire::mesh::Mode,
+    ["strict" => Strict, "permissive" => Permissive, "off" => Disabled]
+);
+spelled!(
+    /// `Access.Default`.
+    access_default, crate::wire::mesh::access::Default,
+    ["allow" => Allow, "deny" => Deny]
+);
+spelled!(
     /// `External.Mode`.
     external_mode, crate::wire::mesh::external::Mode,
     ["allow" => Allow, "deny" => Deny, "list" => List]

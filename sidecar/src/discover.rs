@@ -91,6 +91,7 @@ fn apply(shared: &Shared, output: Output) {
                 }
                 shared.directory.set_proxy(*proxy);
             }
+            Change::Trust(bundle) => shared.identity.trust(&bundle),
             Change::Publish(service, endpoints) => shared.directory.publish(service, endpoints),
             Change::Absent(name) => shared.directory.publish_absent(&name),
         }

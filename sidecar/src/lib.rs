@@ -21,6 +21,7 @@ pub mod egress;
 mod exchange;
 pub mod forward;
 pub mod health;
+pub mod identify;
 pub mod inbound;
 pub mod observe;
 pub mod outbound;

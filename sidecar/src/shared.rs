@@ -13,6 +13,7 @@ use crate::discover::channel::ControlPlane;
 use crate::discover::status::Status;
 use crate::drain::Drain;
 use crate::health::App;
+use crate::identify::Identity;
 use crate::observe::Stats;
 use crate::register::Lease;
 
@@ -25,6 +26,8 @@ pub struct Shared {
     pub name: ServiceName,
     /// What is known of the mesh.
     pub directory: Directory,
+    /// Who this workload is and whom it trusts.
+    pub identity: Identity,
     /// Counters.
     pub stats: Arc<Stats>,
     /// How far the sidecar has left.
@@ -64,6 +67,7 @@ impl Shared {
         Ok(Self {
             name,
             directory: Directory::new(proxy),
+            identity: Identity::default(),
             stats: Arc::new(Stats::default()),
             drain: Drain::default(),
             own_listeners,

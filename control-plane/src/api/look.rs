@@ -168,6 +168,7 @@ fn summary(plane: &Plane, name: &ServiceName, withheld: &Withheld) -> ServiceVie
             .rsplit_once('/')
             .is_some_and(|(service, _)| service == name.as_str()),
         ResourceType::Proxy | ResourceType::Service => resource == name.as_str(),
+        ResourceType::TrustBundle => false,
     };
     let degraded: BTreeSet<String> = withheld
         .iter()

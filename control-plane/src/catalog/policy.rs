@@ -35,6 +35,9 @@ pub(super) fn proxy(document: &ServiceDoc) -> wire::Proxy {
             AccessLog::Json => wire::AccessLog::Json,
         } as i32,
         depends: document.depends.iter().map(dependency).collect(),
+        mode: wire::Mode::Disabled as i32,
+        access: None,
+        exposed_app: false,
     }
 }
 
@@ -59,6 +62,7 @@ pub(super) fn service(document: &ServiceDoc) -> wire::Service {
         balance: match document.balance {
             Balance::P2cPeakEwma => wire::Balance::P2cPeakEwma,
         } as i32,
+        mode: wire::Mode::Disabled as i32,
     }
 }
 

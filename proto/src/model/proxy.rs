@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{FieldError, ServiceName, duration};
+use super::{Access, FieldError, Mode, ServiceName, duration};
 use crate::wire::mesh as wire;
 
 /// One workload's own settings: what its sidecar does for the app beside it.
@@ -24,6 +24,12 @@ pub struct Proxy {
     pub access_log: AccessLog,
     /// What the app needs to be useful.
     pub depends: Vec<Dependency>,
+    /// How callers reach the workload's ports.
+    pub mode: Mode,
+    /// Who may call.
+    pub access: Access,
+    /// True when the app may listen on an address that others reach past the sidecar.
+    pub exposed_app: bool,
 }
 
 impl Proxy {
@@ -39,6 +45,9 @@ impl Proxy {
             drain: Drain::default(),
             access_log: AccessLog::Off,
             depends: Vec::new(),
+            mode: Mode::default(),
+            access: Access::default(),
+            exposed_app: false,
         }
     }
 }
@@ -235,6 +244,12 @@ impl TryFrom<wire::Proxy> for Proxy {
                 Ok(wire::AccessLog::Json) => AccessLog::Json,
                 Err(_) => return Err(FieldError::new("access_log", format!("{} is unknown", wire.access_log))),
             },
+            mode: Mode::try_from_wire(wire.mode)?,
+            access: wire.access.map_or_else(
+                || Ok(Access::default()),
+                |a| a.try_into().map_err(|e: FieldError| e.under("access")),
+            )?,
+            exposed_app: wire.exposed_app,
         })
     }
 }

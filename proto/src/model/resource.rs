@@ -2,7 +2,7 @@
 
 use prost::Message as _;
 
-use super::{Endpoint, FieldError, Proxy, Service};
+use super::{Endpoint, FieldError, Proxy, Service, TrustBundle};
 use crate::skew::{self, Skew};
 use crate::wire::mesh as wire;
 
@@ -15,11 +15,13 @@ pub enum ResourceType {
     Service,
     /// One running instance.
     Endpoint,
+    /// What every workload trusts.
+    TrustBundle,
 }
 
 impl ResourceType {
     /// Every type, in the order in which a sidecar asks.
-    pub const ALL: [Self; 3] = [Self::Proxy, Self::Service, Self::Endpoint];
+    pub const ALL: [Self; 4] = [Self::TrustBundle, Self::Proxy, Self::Service, Self::Endpoint];
 
     /// `type.googleapis.com/outrigger.mesh.v1.X`.
     #[must_use]
@@ -28,6 +30,7 @@ impl ResourceType {
             Self::Proxy => "type.googleapis.com/outrigger.mesh.v1.Proxy",
             Self::Service => "type.googleapis.com/outrigger.mesh.v1.Service",
             Self::Endpoint => "type.googleapis.com/outrigger.mesh.v1.Endpoint",
+            Self::TrustBundle => "type.googleapis.com/outrigger.mesh.v1.TrustBundle",
         }
     }
 
@@ -44,6 +47,7 @@ impl ResourceType {
             Self::Proxy => "outrigger.mesh.v1.Proxy",
             Self::Service => "outrigger.mesh.v1.Service",
             Self::Endpoint => "outrigger.mesh.v1.Endpoint",
+            Self::TrustBundle => "outrigger.mesh.v1.TrustBundle",
         }
     }
 }
@@ -57,6 +61,8 @@ pub enum Resource {
     Service(Box<Service>),
     /// One running instance.
     Endpoint(Box<Endpoint>),
+    /// What every workload trusts.
+    TrustBundle(Box<TrustBundle>),
 }
 
 impl Resource {
@@ -84,6 +90,10 @@ impl Resource {
             ResourceType::Endpoint => {
                 Self::Endpoint(Box::new(wire::Endpoint::decode(bytes).map_err(malformed)?.try_into()?))
             }
+            ResourceType::TrustBundle => {
+                let bundle = wire::TrustBundle::decode(bytes).map_err(malformed)?;
+                Self::TrustBundle(Box::new(bundle.try_into()?))
+            }
         };
         Ok((resource, ignored))
     }
@@ -95,6 +105,7 @@ impl Resource {
             Self::Proxy(p) => p.name.to_string(),
             Self::Service(s) => s.name.to_string(),
             Self::Endpoint(e) => e.name.to_string(),
+            Self::TrustBundle(_) => TrustBundle::NAME.to_owned(),
         }
     }
 }

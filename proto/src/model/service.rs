@@ -20,6 +20,45 @@ pub struct Service {
     pub connect_timeout: Duration,
     /// How an endpoint is chosen.
     pub balance: Balance,
+    /// What callers must speak.
+    pub mode: Mode,
+}
+
+/// How the ports of a workload are protected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Mode {
+    /// Mutual TLS of the mesh and nothing else.
+    Strict,
+    /// Mutual TLS of the mesh, and plain clients for a migration.
+    Permissive,
+    /// Plain. What an absent field means: the control plane always says the mode.
+    #[default]
+    Off,
+}
+
+impl Mode {
+    /// Reads the wire number; 0 is [`Mode::Off`].
+    ///
+    /// # Errors
+    /// When the number names no mode.
+    pub fn try_from_wire(number: i32) -> Result<Self, FieldError> {
+        Ok(match wire::Mode::try_from(number) {
+            Ok(wire::Mode::Strict) => Self::Strict,
+            Ok(wire::Mode::Permissive) => Self::Permissive,
+            Ok(wire::Mode::Unspecified | wire::Mode::Disabled) => Self::Off,
+            Err(_) => return Err(FieldError::new("mode", format!("{number} is unknown"))),
+        })
+    }
+
+    /// The spelling in files.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Strict => "strict",
+            Self::Permissive => "permissive",
+            Self::Off => "off",
+        }
+    }
 }
 
 /// A named port and how it is spoken.
@@ -108,6 +147,7 @@ impl TryFrom<wire::Service> for Service {
                 Ok(wire::Balance::Unspecified | wire::Balance::P2cPeakEwma) => Balance::P2cPeakEwma,
                 Err(_) => return Err(FieldError::new("balance", format!("{} is unknown", wire.balance))),
             },
+            mode: Mode::try_from_wire(wire.mode)?,
         })
     }
 }

@@ -11,7 +11,7 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
-use outrigger_proto::model::{Endpoint, FieldError, Proxy, ResourceType, Service, ServiceName};
+use outrigger_proto::model::{Endpoint, FieldError, Proxy, ResourceType, Service, ServiceName, TrustBundle};
 use outrigger_proto::wire::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource as WireResource};
 
 use super::status::Applied;
@@ -21,6 +21,7 @@ use super::status::Applied;
 pub struct State {
     own: ServiceName,
     proxy: Option<Held<Proxy>>,
+    trust: Option<Held<TrustBundle>>,
     wanted: BTreeSet<ServiceName>,
     services: BTreeMap<ServiceName, Held<Service>>,
     absent: BTreeSet<ServiceName>,
@@ -66,6 +67,8 @@ pub struct Output {
 pub enum Change {
     /// The workload's own settings.
     Proxy(Box<Proxy>),
+    /// What every workload trusts.
+    Trust(Box<TrustBundle>),
     /// A service with its complete set of endpoints.
     Publish(Arc<Service>, Vec<Arc<Endpoint>>),
     /// The mesh has no such service.
@@ -79,6 +82,7 @@ impl State {
         Self {
             own,
             proxy: None,
+            trust: None,
             wanted: BTreeSet::new(),
             services: BTreeMap::new(),
             absent: BTreeSet::new(),
@@ -207,6 +211,7 @@ impl State {
     /// The names that this sidecar is subscribed to.
     fn names(&self, kind: ResourceType) -> Vec<String> {
         match kind {
+            ResourceType::TrustBundle => vec![TrustBundle::NAME.to_owned()],
             ResourceType::Proxy => vec![self.own.to_string()],
             ResourceType::Service => {
                 let others = self.wanted.iter().filter(|n| **n != self.own);
@@ -225,6 +230,7 @@ impl State {
             (name, if held.from_file { "" } else { &held.version }, &held.bytes)
         }
         match kind {
+            ResourceType::TrustBundle => Box::new(self.trust.iter().map(|h| parts(TrustBundle::NAME.to_owned(), h))),
             ResourceType::Proxy => Box::new(self.proxy.iter().map(|h| parts(h.value.name.to_string(), h))),
             ResourceType::Service => Box::new(self.services.iter().map(|(name, h)| parts(name.to_string(), h))),
             ResourceType::Endpoint => Box::new(

@@ -174,7 +174,7 @@ impl State {
     /// Whether this sidecar asks for `name`; a name that is none is let through to be refused.
     fn subscribed(&self, kind: ResourceType, name: &str) -> bool {
         match kind {
-            ResourceType::Proxy => true,
+            ResourceType::TrustBundle | ResourceType::Proxy => true,
             ResourceType::Service => name.parse().map_or(true, |name: ServiceName| {
                 name == self.own || self.wanted.contains(&name)
             }),
@@ -236,6 +236,16 @@ impl State {
                 });
                 None
             }
+            Resource::TrustBundle(bundle) => {
+                output.changes.push(Change::Trust(bundle.clone()));
+                self.trust = Some(Held {
+                    version,
+                    value: (*bundle).into(),
+                    bytes,
+                    from_file,
+                });
+                None
+            }
             Resource::Service(service) => {
                 let name = service.name.clone();
                 self.absent.remove(&name);
@@ -277,8 +287,8 @@ impl State {
         output: &mut Output,
     ) {
         match kind {
-            // An app that runs keeps its settings, whoever forgets them.
-            ResourceType::Proxy => return,
+            // An app that runs keeps its settings and its trust, whoever forgets them.
+            ResourceType::TrustBundle | ResourceType::Proxy => return,
             ResourceType::Service => {
                 let Ok(service) = name.parse::<ServiceName>() else {
                     return;

@@ -14,7 +14,7 @@ mod service;
 mod tests;
 
 pub use access::{Access, Principal, Rule};
-pub use endpoint::Endpoint;
+pub use endpoint::{Endpoint, EndpointPort};
 pub use identity::{Revocation, SpiffeId, TrustBundle, check_trust_domain};
 pub use name::{EndpointName, ServiceName};
 pub use proxy::{AccessLog, Dependency, DependencyCheck, Drain, External, Health, Limits, Probe, Proxy};

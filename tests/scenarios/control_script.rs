@@ -50,6 +50,7 @@ fn endpoint_message(name: &str, at: SocketAddr, epoch: u64) -> mesh::Endpoint {
         ports: vec![mesh::EndpointPort {
             name: PORT.to_owned(),
             port: u32::from(at.port()),
+            mesh_port: 0,
         }],
         epoch,
         ..Default::default()

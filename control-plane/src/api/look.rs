@@ -220,11 +220,7 @@ fn endpoint(lease: &Lease, now: Millis) -> EndpointView {
         service: endpoint.name.service.to_string(),
         instance: endpoint.name.instance.to_string(),
         address: endpoint.address.to_string(),
-        ports: endpoint
-            .ports
-            .iter()
-            .map(|(name, port)| (name.to_string(), *port))
-            .collect(),
+        ports: endpoint.ports.iter().map(|p| (p.name.to_string(), p.port)).collect(),
         state: state(lease),
         reason: lease.unhealthy.clone(),
         epoch: endpoint.epoch,

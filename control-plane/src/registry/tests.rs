@@ -19,7 +19,11 @@ fn endpoint(instance: usize, epoch: u64) -> Endpoint {
     Endpoint {
         name: name(instance),
         address: [127, 0, 0, 1].into(),
-        ports: vec![("http".into(), 3000)],
+        ports: vec![EndpointPort {
+            name: "http".into(),
+            port: 3000,
+            mesh_port: None,
+        }],
         epoch,
         labels: BTreeMap::new(),
         weight: 1,

@@ -6,7 +6,11 @@ fn endpoint(instance: &str, port: u16) -> Endpoint {
     Endpoint {
         name: format!("default/user/{instance}").parse().expect("valid"),
         address: [127, 0, 0, 1].into(),
-        ports: vec![("http".into(), port)],
+        ports: vec![EndpointPort {
+            name: "http".into(),
+            port,
+            mesh_port: None,
+        }],
         epoch: 7,
         labels: BTreeMap::from([("version".into(), "v1".into())]),
         weight: 3,

@@ -133,6 +133,7 @@ impl Session {
             ports: vec![mesh::EndpointPort {
                 name: "http".into(),
                 port,
+                mesh_port: 0,
             }],
             epoch: self.epoch,
             weight: 1,

@@ -15,8 +15,8 @@ pub struct Endpoint {
     pub name: EndpointName,
     /// Where callers dial.
     pub address: IpAddr,
-    /// Named ports; at least one, names unique, numbers not 0.
-    pub ports: Vec<(Arc<str>, u16)>,
+    /// At least one; names are unique.
+    pub ports: Vec<EndpointPort>,
     /// Grows at every start of the same instance; a late message of an older epoch changes nothing.
     pub epoch: u64,
     /// `version`, `zone`, …
@@ -29,14 +29,30 @@ pub struct Endpoint {
     pub meshed: bool,
 }
 
+/// One named port of an instance.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EndpointPort {
+    /// Unique in the endpoint.
+    pub name: Arc<str>,
+    /// Not 0.
+    pub port: u16,
+    /// Where the mesh's TLS is spoken, when that is another port.
+    pub mesh_port: Option<u16>,
+}
+
 impl Endpoint {
     /// The address of the port called `name`.
     #[must_use]
     pub fn socket(&self, name: &str) -> Option<SocketAddr> {
-        self.ports
-            .iter()
-            .find(|(n, _)| &**n == name)
-            .map(|(_, port)| SocketAddr::new(self.address, *port))
+        let port = self.ports.iter().find(|p| &*p.name == name)?;
+        Some(SocketAddr::new(self.address, port.port))
+    }
+
+    /// Where the port called `name` speaks the mesh's TLS.
+    #[must_use]
+    pub fn mesh_socket(&self, name: &str) -> Option<SocketAddr> {
+        let port = self.ports.iter().find(|p| &*p.name == name)?;
+        Some(SocketAddr::new(self.address, port.mesh_port.unwrap_or(port.port)))
     }
 
     /// True when its sidecar says that it implements `feature`.
@@ -58,19 +74,16 @@ impl TryFrom<wire::Endpoint> for Endpoint {
         if wire.ports.is_empty() {
             return Err(FieldError::new("ports", "an endpoint needs at least one port"));
         }
-        let mut ports: Vec<(Arc<str>, u16)> = Vec::with_capacity(wire.ports.len());
+        let mut ports: Vec<EndpointPort> = Vec::with_capacity(wire.ports.len());
         for (i, port) in wire.ports.into_iter().enumerate() {
-            label(&port.name, "name").map_err(|e| e.under(format!("ports[{i}]")))?;
-            let number = u16::try_from(port.port).ok().filter(|n| *n != 0).ok_or_else(|| {
-                FieldError::new(format!("ports[{i}].port"), format!("{} is not 1 to 65535", port.port))
-            })?;
-            if ports.iter().any(|(n, _)| **n == *port.name) {
+            let port = EndpointPort::try_from(port).map_err(|e| e.under(format!("ports[{i}]")))?;
+            if ports.iter().any(|p| p.name == port.name) {
                 return Err(FieldError::new(
                     format!("ports[{i}].name"),
                     format!("`{}` stands twice", port.name),
                 ));
             }
-            ports.push((port.name.into(), number));
+            ports.push(port);
         }
         if wire.weight > 1_000_000 {
             return Err(FieldError::new(
@@ -91,6 +104,26 @@ impl TryFrom<wire::Endpoint> for Endpoint {
     }
 }
 
+impl TryFrom<wire::EndpointPort> for EndpointPort {
+    type Error = FieldError;
+
+    fn try_from(wire: wire::EndpointPort) -> Result<Self, FieldError> {
+        label(&wire.name, "name")?;
+        let number = |n: u32, path: &str| {
+            let wrong = || FieldError::new(path, format!("{n} is not 1 to 65535"));
+            u16::try_from(n).ok().filter(|n| *n != 0).ok_or_else(wrong)
+        };
+        Ok(Self {
+            port: number(wire.port, "port")?,
+            mesh_port: match wire.mesh_port {
+                0 => None,
+                n => Some(number(n, "mesh_port")?),
+            },
+            name: wire.name.into(),
+        })
+    }
+}
+
 impl From<Endpoint> for wire::Endpoint {
     fn from(endpoint: Endpoint) -> Self {
         Self {
@@ -99,9 +132,10 @@ impl From<Endpoint> for wire::Endpoint {
             ports: endpoint
                 .ports
                 .into_iter()
-                .map(|(name, port)| wire::EndpointPort {
-                    name: name.to_string(),
-                    port: u32::from(port),
+                .map(|p| wire::EndpointPort {
+                    name: p.name.to_string(),
+                    port: u32::from(p.port),
+                    mesh_port: p.mesh_port.map_or(0, u32::from),
                 })
                 .collect(),
             epoch: endpoint.epoch,

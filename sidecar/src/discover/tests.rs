@@ -77,6 +77,7 @@ fn endpoint(name: &str, port: u32) -> Vec<u8> {
         ports: vec![wire::EndpointPort {
             name: "http".into(),
             port,
+            mesh_port: 0,
         }],
         ..Default::default()
     }
@@ -204,7 +205,7 @@ async fn a_truncated_resource_is_refused_and_the_rest_applied() {
     );
     assert!(rejection.reason.contains("malformed"), "{}", rejection.reason);
     let view = view(&shared, "default/post", &["a", "b"]).await;
-    assert_eq!(view.endpoints[0].ports[0].1, 1, "the predecessor is in force");
+    assert_eq!(view.endpoints[0].ports[0].port, 1, "the predecessor is in force");
     assert_eq!(shared.stats.get(Gauge::ResourcesRejected), 1);
 }
 

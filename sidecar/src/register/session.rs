@@ -293,6 +293,7 @@ fn endpoint(shared: &Shared) -> Endpoint {
             .map(|i| EndpointPort {
                 name: i.name.clone(),
                 port: u32::from(i.listen.port()),
+                mesh_port: 0,
             })
             .collect(),
         epoch: bootstrap.epoch,

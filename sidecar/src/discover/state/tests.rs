@@ -38,6 +38,7 @@ fn endpoint(name: &str, epoch: u64) -> wire::Endpoint {
         ports: vec![wire::EndpointPort {
             name: "http".into(),
             port: 8000,
+            mesh_port: 0,
         }],
         epoch,
         ..Default::default()
@@ -111,6 +112,7 @@ fn published(output: &Output) -> Vec<String> {
         .iter()
         .map(|change| match change {
             Change::Proxy(proxy) => format!("proxy {}", proxy.name),
+            Change::Trust(bundle) => format!("trust {}", bundle.generation),
             Change::Absent(name) => format!("{name} absent"),
             Change::Publish(service, endpoints) => {
                 let all: Vec<_> = endpoints

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use outrigger_proto::model::EndpointPort;
 use proptest::prelude::*;
 
 use super::*;

@@ -1,5 +1,7 @@
 //! What was stored is there after a crash; what cannot be stored is said and blocks nobody.
 
+use outrigger_proto::model::EndpointPort;
+
 use super::*;
 
 fn endpoint(instance: &str, port: u16) -> Endpoint {

@@ -13,10 +13,10 @@ use outrigger_tests::apps::h2c::H2App;
 use outrigger_tests::client::Client;
 use outrigger_tests::h2::{H2Client, request};
 use outrigger_tests::mesh::Plan;
-use outrigger_tests::{scenarios, world};
+use outrigger_tests::{over_both, world};
 
 pub(crate) fn tests() -> Vec<Trial> {
-    scenarios![
+    over_both![
         http1_client_of_an_http1_app,
         http1_client_of_an_http2_app,
         http2_client_of_an_http1_app,

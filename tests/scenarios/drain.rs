@@ -12,11 +12,11 @@ use outrigger_tests::World;
 use outrigger_tests::apps::h1::{self, H1App};
 use outrigger_tests::client::{Client, once};
 use outrigger_tests::mesh::Plan;
-use outrigger_tests::{scenarios, wait};
+use outrigger_tests::{over_both, wait};
 use serde_json::json;
 
 pub(crate) fn tests() -> Vec<Trial> {
-    scenarios![
+    over_both![
         a_sidecar_that_leaves_under_load_fails_nothing,
         a_request_in_flight_is_finished,
         a_request_that_never_ends_is_cut_at_the_deadline,

@@ -12,10 +12,10 @@ use outrigger_tests::apps::h2c::H2App;
 use outrigger_tests::client::{Client, get, once};
 use outrigger_tests::h2::{H2Client, request};
 use outrigger_tests::mesh::Plan;
-use outrigger_tests::{ports, scenarios, wait};
+use outrigger_tests::{over_both, ports, wait};
 
 pub(crate) fn tests() -> Vec<Trial> {
-    scenarios![
+    over_both![
         a_body_cut_short_is_never_a_clean_end_for_http1,
         a_body_cut_short_is_never_a_clean_end_for_http2,
         an_http2_body_cut_short_is_never_a_clean_end,

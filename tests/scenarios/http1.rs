@@ -8,10 +8,10 @@ use outrigger_tests::World;
 use outrigger_tests::apps::h1::{self, H1App};
 use outrigger_tests::client::{Client, get_ok, once};
 use outrigger_tests::mesh::{Mesh, Plan, saw};
-use outrigger_tests::scenarios;
+use outrigger_tests::over_both;
 
 pub(crate) fn tests() -> Vec<Trial> {
-    scenarios![
+    over_both![
         path_host_and_fields_arrive_as_sent,
         version_1_0_arrives_as_1_0,
         hop_by_hop_fields_stop_at_the_sidecar,

@@ -11,10 +11,10 @@ use outrigger_tests::apps::h2c::H2App;
 use outrigger_tests::client::once;
 use outrigger_tests::h2::{H2Client, request, whole};
 use outrigger_tests::mesh::Plan;
-use outrigger_tests::scenarios;
+use outrigger_tests::over_both;
 
 pub(crate) fn tests() -> Vec<Trial> {
-    scenarios![
+    over_both![
         http2_to_an_http2_app,
         http2_to_an_http1_app,
         http1_to_an_http2_app,

@@ -12,21 +12,21 @@ use outrigger_tests::client::{Client, get_ok};
 use outrigger_tests::h2::{H2Client, request, whole};
 use outrigger_tests::http1::Io;
 use outrigger_tests::mesh::{Mesh, Plan};
-use outrigger_tests::runner::patient;
-use outrigger_tests::{scenarios, world};
+use outrigger_tests::{over_both, runner, world};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 pub(crate) fn tests() -> Vec<Trial> {
     let long = Duration::from_secs(300);
-    let mut tests = scenarios![a_stopped_reader_holds_back_the_app, stopped_streams_do_not_delay_others];
-    tests.push(patient(
-        module_path!(),
+    let room = module_path!();
+    let mut tests = over_both![a_stopped_reader_holds_back_the_app, stopped_streams_do_not_delay_others];
+    tests.extend(runner::over_both(
+        room,
         "a_long_download_needs_no_memory",
         long,
         a_long_download_needs_no_memory,
     ));
-    tests.push(patient(
-        module_path!(),
+    tests.extend(runner::over_both(
+        room,
         "a_long_upload_needs_no_memory",
         long,
         a_long_upload_needs_no_memory,
@@ -34,7 +34,7 @@ pub(crate) fn tests() -> Vec<Trial> {
     tests
 }
 
-/// What the issue asks for; `OUTRIGGER_BULK_MIB` shortens it on slow machines.
+/// A body that no memory would hold; `OUTRIGGER_BULK_MIB` shortens it on slow machines.
 fn bulk_bytes() -> u64 {
     let mib = std::env::var("OUTRIGGER_BULK_MIB").ok().and_then(|v| v.parse().ok());
     mib.unwrap_or(1024_u64) << 20

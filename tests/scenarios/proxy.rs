@@ -11,11 +11,11 @@ use outrigger_tests::apps::h2c::H2App;
 use outrigger_tests::apps::tcp::TcpApp;
 use outrigger_tests::client::{Client, once};
 use outrigger_tests::mesh::{Mesh, Plan};
-use outrigger_tests::scenarios;
+use outrigger_tests::over_both;
 use serde_json::json;
 
 pub(crate) fn tests() -> Vec<Trial> {
-    scenarios![
+    over_both![
         an_absolute_form_request_reaches_a_mesh_service,
         connect_to_a_mesh_service_speaks_http_inside,
         connect_to_a_mesh_service_speaks_http2_inside,

@@ -8,10 +8,10 @@ use outrigger_tests::World;
 use outrigger_tests::apps::tcp::TcpApp;
 use outrigger_tests::client::Client;
 use outrigger_tests::mesh::Plan;
-use outrigger_tests::scenarios;
+use outrigger_tests::over_both;
 
 pub(crate) fn tests() -> Vec<Trial> {
-    scenarios![
+    over_both![
         bytes_go_both_ways,
         a_half_closed_connection_stays_half_open,
         the_server_may_speak_first,

@@ -8,10 +8,10 @@ use outrigger_tests::World;
 use outrigger_tests::apps::h1::{self, H1App};
 use outrigger_tests::client::Client;
 use outrigger_tests::mesh::{Mesh, Plan};
-use outrigger_tests::{scenarios, wait};
+use outrigger_tests::{over_both, wait};
 
 pub(crate) fn tests() -> Vec<Trial> {
-    scenarios![
+    over_both![
         a_websocket_handshake_and_its_fields_go_through,
         another_token_goes_through,
         a_refusal_goes_through_unchanged,

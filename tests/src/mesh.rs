@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use crate::client;
 use crate::http1::Head;
+use crate::pki::Leaf;
 use crate::process::{Process, accepts};
 use crate::world::World;
 use crate::{ports, wait};
@@ -129,6 +130,7 @@ impl Plan {
                 "name": format!("default/{}", spec.name),
                 "ports": [{"name": PORT, "protocol": spec.protocol}],
                 "timeout_ms": spec.timeout_ms,
+                "mode": mode(world, spec.bare),
             }));
             let listen = ports::free()?;
             listeners.push(json!({"service": spec.name, "port": PORT, "listen": listen}));
@@ -151,7 +153,7 @@ impl Plan {
             outbound.insert(ghost.clone(), listen);
         }
         let proxy = ports::free()?;
-        let config = json!({
+        let mut config = json!({
             "service": "caller",
             "instance": "caller-0",
             "admin": ports::free()?,
@@ -163,6 +165,7 @@ impl Plan {
                 "endpoints": endpoints,
             },
         });
+        secure(world, "caller", &mut config)?;
         let caller = start(world, "caller", config, proxy, self.access_log)?;
         let mut mesh = Mesh {
             caller,
@@ -177,7 +180,7 @@ impl Plan {
     fn start_inbound(&self, world: &World, spec: &Spec, i: usize, app: SocketAddr) -> Result<Sidecar> {
         let listen = ports::free()?;
         let name = format!("{}-{i}", spec.name);
-        let config = json!({
+        let mut config = json!({
             "service": spec.name,
             "instance": name,
             "admin": ports::free()?,
@@ -188,9 +191,11 @@ impl Plan {
                     "name": format!("default/{}", spec.name),
                     "ports": [{"name": PORT, "protocol": spec.protocol}],
                     "timeout_ms": spec.timeout_ms,
+                    "mode": mode(world, false),
                 }],
             },
         });
+        secure(world, &spec.name, &mut config)?;
         start(world, &name, config, listen, self.access_log)
     }
 }
@@ -331,6 +336,31 @@ pub fn endpoint(service: &str, i: usize, at: SocketAddr, meshed: bool) -> Value 
         "capabilities": capabilities,
         "meshed": meshed,
     })
+}
+
+fn mode(world: &World, bare: bool) -> &'static str {
+    match world.authority() {
+        Some(_) if !bare => "strict",
+        _ => "off",
+    }
+}
+
+/// Gives the sidecar of `service` an identity and makes it strict, in a secure world.
+///
+/// # Errors
+/// When its certificate cannot be made.
+pub fn secure(world: &World, service: &str, config: &mut Value) -> Result<()> {
+    let Some(authority) = world.authority() else {
+        return Ok(());
+    };
+    let name = config["instance"].as_str().unwrap_or(service).to_owned();
+    let files = authority.issue(world.dir(), &name, &Leaf::of(service))?;
+    config["identity"] = files.identity();
+    let proxy = &mut config["resources"]["proxy"];
+    proxy["mode"] = json!("strict");
+    // Judges' programs listen on every address.
+    proxy["exposed_app"] = json!(true);
+    Ok(())
 }
 
 fn own(name: &str, settings: &Value) -> Value {

@@ -11,7 +11,7 @@ use libtest_mimic::{Failed, Trial};
 use crate::World;
 
 /// How long one scenario may take, judges apart.
-const PATIENCE: Duration = Duration::from_secs(120);
+pub const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A test called `room::name`.
 pub fn scenario<F, Fut>(room: &str, name: &str, body: F) -> Trial
@@ -29,15 +29,27 @@ where
     Fut: Future<Output = Result<()>>,
 {
     let room = room.rsplit("::").next().unwrap_or(room);
-    Trial::test(format!("{room}::{name}"), move || run(patience, body))
+    Trial::test(format!("{room}::{name}"), move || run(false, patience, body))
 }
 
-fn run<F, Fut>(patience: Duration, body: F) -> Result<(), Failed>
+/// A scenario twice: plain, and as `mtls::room::name` with mutual TLS between all sidecars.
+pub fn over_both<F, Fut>(room: &str, name: &str, patience: Duration, body: F) -> [Trial; 2]
+where
+    F: FnOnce(Arc<World>) -> Fut + Clone + Send + 'static,
+    Fut: Future<Output = Result<()>>,
+{
+    let short = room.rsplit("::").next().unwrap_or(room);
+    let again = body.clone();
+    let secure = Trial::test(format!("mtls::{short}::{name}"), move || run(true, patience, again));
+    [patient(room, name, patience, body), secure]
+}
+
+fn run<F, Fut>(secure: bool, patience: Duration, body: F) -> Result<(), Failed>
 where
     F: FnOnce(Arc<World>) -> Fut,
     Fut: Future<Output = Result<()>>,
 {
-    let world = Arc::new(World::new()?);
+    let world = Arc::new(World::new(secure)?);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -78,5 +90,13 @@ fn places(error: &anyhow::Error) -> String {
 macro_rules! scenarios {
     ($($name:ident),* $(,)?) => {
         vec![$($crate::runner::scenario(module_path!(), stringify!($name), $name)),*]
+    };
+}
+
+/// Lists scenarios that hold over plain connections and over mutual TLS alike.
+#[macro_export]
+macro_rules! over_both {
+    ($($name:ident),* $(,)?) => {
+        [$($crate::runner::over_both(module_path!(), stringify!($name), $crate::runner::PATIENCE, $name)),*].into_iter().flatten().collect::<Vec<_>>()
     };
 }

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::{Context as _, Result};
 
+use crate::pki::Authority;
 use crate::process::{Process, read_lossy, tail};
 
 /// Everything that one test owns; dropping it removes the scratch folder.
@@ -15,19 +16,21 @@ pub struct World {
     dir: tempfile::TempDir,
     logs: Mutex<Vec<(String, PathBuf)>>,
     started: AtomicUsize,
+    authority: Option<Authority>,
 }
 
 impl World {
-    /// An empty world.
+    /// An empty world; in a secure one every mesh is under mutual TLS.
     ///
     /// # Errors
     /// When no scratch folder can be made.
-    pub fn new() -> Result<Self> {
+    pub fn new(secure: bool) -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("outrigger-test-").tempdir()?;
         Ok(Self {
             dir,
             logs: Mutex::default(),
             started: AtomicUsize::new(0),
+            authority: secure.then(Authority::new).transpose()?,
         })
     }
 
@@ -35,6 +38,12 @@ impl World {
     #[must_use]
     pub fn dir(&self) -> &Path {
         self.dir.path()
+    }
+
+    /// Who signs the sidecars' certificates in a secure world.
+    #[must_use]
+    pub fn authority(&self) -> Option<&Authority> {
+        self.authority.as_ref()
     }
 
     /// Writes a file into the scratch folder.

@@ -60,7 +60,7 @@ def certs():
        "-CAcreateserial", "-out", d / "leaf.pem", "-days", "20", "-extfile", d / "ext", **q)
     done.write_text((d / "leaf.pem").read_text() + (d / "leaf.key").read_text())
     for f in d.iterdir():
-        f.chmod(0o644)
+        f.chmod(0o600 if f.suffix == ".key" else 0o644)
     return d
 
 
@@ -178,6 +178,10 @@ class Peer:
     def proxies(self, topo):
         """Processes whose CPU counts for a topology."""
         return self.procs if topo != "hop" else self.procs[:1]
+
+    def tls_server(self):
+        """The process that terminates TLS."""
+        return self.procs[1]
 
     def stop(self):
         for p in self.procs:

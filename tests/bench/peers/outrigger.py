@@ -12,7 +12,7 @@ In the mesh, HTTP/1.1 travels as HTTP/2 between the two sidecars; the other peer
 import os
 from pathlib import Path
 
-from .base import ROOT, TCP, WORK, Peer, Proc, sh, wait_port
+from .base import ROOT, TCP, WORK, Peer, Proc, certs, sh, wait_port
 
 INSTANCES = ("a", "b", "c")
 SHOWN = set()
@@ -58,21 +58,53 @@ def bootstrap(role):
     return "\n".join(lines) + "\n"
 
 
+# Port name, protocol, listener of the caller's sidecar, of the app's sidecar, of the app.
+SECURE = [("http", "http", 15003, 16003, 9000), ("grpc", "grpc", 15203, 16203, 9000)] + [
+    (kind, "tcp", 15110 + i, 16110 + i, 9000 + i) for kind, i in TCP.items()]
+
+
+def secure(role):
+    """As `bootstrap`, with mutual TLS. One leaf for both ends, as with the other peers."""
+    d = certs()
+    lines = ["namespace: default", "service: backend", f"instance: {role}-mtls", "workers: 1", "identity:",
+             "  post_quantum: false", f"  files: {{chain: {d}/leaf.pem, key: {d}/leaf.key, roots: {d}/ca.pem}}"]
+    if role == "in":
+        lines += ["inbound:"]
+        for name, protocol, _, listen, app in SECURE:
+            lines += [f"  - {{name: {name}, protocol: {protocol}, listen: '127.0.0.1:{listen}', app: '127.0.0.1:{app}'}}"]
+        return "\n".join(lines + ["resources:", "  proxy: {name: default/backend, mode: strict}"]) + "\n"
+    lines += ["outbound:"]
+    for name, _, listen, _, _ in SECURE:
+        lines += [f"  - {{service: backend, port: {name}, listen: '127.0.0.1:{listen}'}}"]
+    named = ", ".join(f"{{name: {name}, protocol: {protocol}}}" for name, protocol, *_ in SECURE)
+    ports = ", ".join(f"{{name: {name}, port: {port}}}" for name, _, _, port, _ in SECURE)
+    lines += ["resources:", "  services:", f"    - {{name: default/backend, mode: strict, ports: [{named}]}}", "  endpoints:"]
+    for instance in INSTANCES:
+        lines += [f"    - name: default/backend/{instance}", "      address: 127.0.0.1", f"      ports: [{ports}]",
+                  "      meshed: true", "      capabilities: [wire.extended-connect, wire.mtls, wire.tcp-tunnel]"]
+    return "\n".join(lines) + "\n"
+
+
 class Outrigger(Peer):
-    """Two sidecars: the caller's and the app's."""
+    """Two sidecars: the caller's and the app's; and two more with mutual TLS."""
     name = "outrigger"
-    topologies = ("hop", "mesh")
-    left_out = {"mtls": "it has no TLS yet"}
+
+    def proxies(self, topo):
+        pair = self.procs[2:] if topo == "mtls" else self.procs[:2]
+        return pair[:1] if topo == "hop" else pair
+
+    def tls_server(self):
+        return self.procs[3]
 
     def start(self, cpu):
         exe = program()
-        for role in ("out", "in"):
+        for role, text, port in (("out", bootstrap("out"), 15001), ("in", bootstrap("in"), 16002),
+                                 ("out-mtls", secure("out"), 15003), ("in-mtls", secure("in"), 16003)):
             file = WORK / f"{self.name}-{role}.yaml"
-            text = bootstrap(role)
             file.write_text(text)
             if role not in SHOWN:
                 SHOWN.add(role)
                 print(f"--- {exe} --config {file}\n{text}---", flush=True)
             p = Proc(f"{self.name}-{role}", [exe, "--config", file], cpu=cpu)
             self.procs.append(p)
-            wait_port(15001 if role == "out" else 16002, 20, p)
+            wait_port(port, 20, p)

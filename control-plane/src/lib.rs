@@ -8,6 +8,7 @@
 //! - [`registry`]: who serves what, under leases; pure.
 //! - [`push`]: tells each sidecar what it subscribed to; pure but for its gRPC face.
 //! - [`session`]: the facts that sidecars send up.
+//! - [`identity`]: who is who: the certificate authority, tokens, revocation.
 //! - [`sidecars`]: what they said of themselves, for people.
 //! - [`store`]: what must outlive a crash, in one file.
 //! - [`events`]: what happened lately, for people.
@@ -20,6 +21,7 @@ pub mod api;
 pub mod catalog;
 pub mod config;
 pub mod events;
+pub mod identity;
 pub mod plane;
 pub mod push;
 pub mod registry;

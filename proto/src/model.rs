@@ -12,6 +12,7 @@ mod resource;
 mod service;
 #[cfg(test)]
 mod tests;
+mod token;
 
 pub use access::{Access, Principal, Rule};
 pub use endpoint::{Endpoint, EndpointPort};
@@ -20,6 +21,7 @@ pub use name::{EndpointName, ServiceName};
 pub use proxy::{AccessLog, Dependency, DependencyCheck, Drain, External, Health, Limits, Probe, Proxy};
 pub use resource::{Resource, ResourceType};
 pub use service::{Balance, Mode, Port, Protocol, Service};
+pub use token::JoinToken;
 
 /// Why a wire value is not valid: the path of the field and the reason, both for people.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -5,10 +5,12 @@
 //! - [`names`]: the spelling of enums in files of resources.
 //! - [`features`]: what a sidecar can say that it implements.
 //! - [`model`]: `TryFrom<wire::X> for X`; the only types that the programs decide with.
+//! - [`access`]: which calls a workload's rules allow; shared by sidecar and control plane so that both say the same.
 //! - [`skew`]: walks raw bytes against the descriptor and finds tags that prost would drop unseen.
 //!
 //! This crate does no I/O and knows neither sidecar nor control plane.
 
+pub mod access;
 pub mod features;
 pub mod model;
 pub mod names;

@@ -6,7 +6,7 @@
 mod access;
 mod endpoint;
 mod identity;
-mod name;
+pub(crate) mod name;
 mod proxy;
 mod resource;
 mod service;
@@ -34,7 +34,7 @@ pub struct FieldError {
 }
 
 impl FieldError {
-    fn new(path: impl Into<String>, reason: impl Into<String>) -> Self {
+    pub(crate) fn new(path: impl Into<String>, reason: impl Into<String>) -> Self {
         Self {
             path: path.into(),
             reason: reason.into(),
@@ -42,7 +42,7 @@ impl FieldError {
     }
 
     /// Puts `outer` before the path: `name` becomes `ports[1].name`.
-    fn under(mut self, outer: impl std::fmt::Display) -> Self {
+    pub(crate) fn under(mut self, outer: impl std::fmt::Display) -> Self {
         self.path = if self.path.is_empty() {
             outer.to_string()
         } else {

@@ -103,7 +103,7 @@ impl FromStr for EndpointName {
 }
 
 /// Accepts a DNS label (RFC 1123 §2.1).
-pub(super) fn label(text: &str, path: &str) -> Result<(), FieldError> {
+pub(crate) fn label(text: &str, path: &str) -> Result<(), FieldError> {
     let edge = |b: Option<&u8>| b.is_some_and(u8::is_ascii_alphanumeric);
     let bytes = text.as_bytes();
     let inside = bytes

@@ -1,6 +1,6 @@
 //! The proxy beside a service. Rooms in reading order:
 //!
-//! - [`config`]: the bootstrap file. [`shared`]: what all threads share.
+//! - [`config`]: the bootstrap file. [`shared`]: what all threads share. [`identify`]: who is who, and TLS.
 //! - [`accept`]: listeners, the acceptor, the data workers. [`detect`]: which protocol a connection speaks.
 //! - [`inbound`], [`outbound`], [`egress`]: the journeys, top to bottom.
 //! - [`policy`], [`balance`]: decisions, pure. [`connect`]: connections and pools. [`forward`]: bodies, fields, upgrades.

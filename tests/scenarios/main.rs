@@ -15,6 +15,7 @@ mod control_plane;
 mod control_script;
 mod drain;
 mod failure;
+mod foreign;
 mod harness;
 mod hostile;
 mod http1;
@@ -47,6 +48,7 @@ fn main() {
         smuggling::tests(),
         hostile::tests(),
         drain::tests(),
+        foreign::tests(),
         observe::tests(),
         control_plane::tests(),
         control_script::tests(),

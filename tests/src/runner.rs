@@ -38,10 +38,10 @@ where
     F: FnOnce(Arc<World>) -> Fut + Clone + Send + 'static,
     Fut: Future<Output = Result<()>>,
 {
-    let short = room.rsplit("::").next().unwrap_or(room);
-    let again = body.clone();
-    let secure = Trial::test(format!("mtls::{short}::{name}"), move || run(true, patience, again));
-    [patient(room, name, patience, body), secure]
+    [
+        patient(room, name, patience, body.clone()),
+        secure(room, name, patience, body),
+    ]
 }
 
 fn run<F, Fut>(secure: bool, patience: Duration, body: F) -> Result<(), Failed>
@@ -90,6 +90,24 @@ fn places(error: &anyhow::Error) -> String {
 macro_rules! scenarios {
     ($($name:ident),* $(,)?) => {
         vec![$($crate::runner::scenario(module_path!(), stringify!($name), $name)),*]
+    };
+}
+
+/// A scenario in a world of mutual TLS, called `mtls::room::name`.
+pub fn secure<F, Fut>(room: &str, name: &str, patience: Duration, body: F) -> Trial
+where
+    F: FnOnce(Arc<World>) -> Fut + Send + 'static,
+    Fut: Future<Output = Result<()>>,
+{
+    let room = room.rsplit("::").next().unwrap_or(room);
+    Trial::test(format!("mtls::{room}::{name}"), move || run(true, patience, body))
+}
+
+/// Lists a file's scenarios that need mutual TLS.
+#[macro_export]
+macro_rules! secure_scenarios {
+    ($($name:ident),* $(,)?) => {
+        vec![$($crate::runner::secure(module_path!(), stringify!($name), $crate::runner::PATIENCE, $name)),*]
     };
 }
 

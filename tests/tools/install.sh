@@ -12,6 +12,8 @@ GRPCURL_VERSION=1.9.4
 ETCD_VERSION=3.7.3
 HTTPWG_VERSION=0.2.5
 CARGO_DENY_VERSION=0.20.2
+SSLYZE_VERSION=6.3.1
+TLS_CLIENT_VERSION=1       # ours, of tests/tools/tls-client; raise it with every change there
 WSTEST_VERSION=0.8.2       # Autobahn's test suite, a Python 2.7 program
 
 fail() {
@@ -116,10 +118,25 @@ build_wstest() {
     printf '#!/bin/sh\nexec "%s/python27/bin/python" "$@"\n' "$home" >"$1/python"
     chmod +x "$1/python"
 }
+build_sslyze() {
+    # A virtual environment holds absolute paths, so it is made where it will stay.
+    local home="$TOOLS/.sslyze-$SSLYZE_VERSION"
+    rm -rf "$home"
+    python3 -m venv "$home"
+    "$home/bin/pip" install --quiet --disable-pip-version-check "sslyze==$SSLYZE_VERSION"
+    ln -s "$home/bin/sslyze" "$1/sslyze"
+}
+build_tls_client() {
+    cd "$TOOLS_SOURCE/tls-client"
+    go_build "$1/tls-client" .
+}
+
 install_test_tools() {
     command -v cargo >/dev/null || fail "cargo is missing: install a Rust toolchain, 1.95 or newer"
     command -v go >/dev/null || fail "go is missing: the gRPC and etcd judges need Go 1.26 or newer"
-    packages curl=curl python3=python3 python3-venv=/usr/share/doc/python3-venv nghttp2-client=nghttp
+    packages curl=curl python3=python3 python3-venv=/usr/share/doc/python3-venv nghttp2-client=nghttp \
+        openssl=openssl slowhttptest=slowhttptest netcat-openbsd=nc redis-server=redis-server redis-tools=redis-cli \
+        postgresql=/usr/share/doc/postgresql postgresql-client=psql haproxy=haproxy nginx-light=nginx
     python27 >/dev/null || fail "Python 2.7 is missing: the WebSocket judge (Autobahn) runs on nothing else. \
 Run \`pyenv install 2.7.18\`, or set OUTRIGGER_PYTHON27 to a python2.7"
     cached "grpc-interop-$GRPC_VERSION" build_grpc_interop
@@ -127,6 +144,17 @@ Run \`pyenv install 2.7.18\`, or set OUTRIGGER_PYTHON27 to a python2.7"
     cached "etcd-$ETCD_VERSION" build_etcd
     cached "httpwg-$HTTPWG_VERSION" build_httpwg
     cached "wstest-$WSTEST_VERSION" build_wstest
+    cached "sslyze-$SSLYZE_VERSION" build_sslyze
+    cached "tls-client-$TLS_CLIENT_VERSION" build_tls_client
+    export OUTRIGGER_TOOL_SSLYZE="$TOOLS/sslyze-$SSLYZE_VERSION/sslyze"
+    export OUTRIGGER_TOOL_TLS_CLIENT="$TOOLS/tls-client-$TLS_CLIENT_VERSION/tls-client"
+    local command
+    for command in openssl slowhttptest h2load nc redis_server redis_cli psql haproxy nginx python3; do
+        export "OUTRIGGER_TOOL_${command^^}=$(command -v "${command//_/-}")"
+    done
+    # The server's programs are in a folder of their version, not on the path.
+    export OUTRIGGER_TOOL_INITDB="$(ls -d /usr/lib/postgresql/*/bin/initdb | tail -n 1)"
+    export OUTRIGGER_TOOL_POSTGRES="$(ls -d /usr/lib/postgresql/*/bin/postgres | tail -n 1)"
     export OUTRIGGER_TOOL_INTEROP_CLIENT="$TOOLS/grpc-interop-$GRPC_VERSION/client"
     export OUTRIGGER_TOOL_INTEROP_SERVER="$TOOLS/grpc-interop-$GRPC_VERSION/server"
     export OUTRIGGER_TOOL_GRPCURL="$TOOLS/grpcurl-$GRPCURL_VERSION/grpcurl"

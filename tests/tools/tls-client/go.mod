@@ -1,0 +1,3 @@
+module tools/tls-client
+
+go 1.26.0

@@ -1,9 +1,9 @@
 //! mesh.yaml: reads what a person wrote and makes one validated [`Mesh`], or says everything that is wrong with it.
 //!
 //! Text becomes a tree that knows its positions (`tree`), the tree is compared with the schema of the raw types
-//! (`check`), and only then become raw types validated ones (`reader`, `service`, `whole`). A mistake in one place hides no
-//! other: the walk goes on and every error is reported with file, line, column and a hint. The schema, `explain`
-//! and the checks read the same field docs (`raw`), so that they cannot say different things.
+//! (`check`), and only then become raw types validated ones (`reader`, `access`, `service`, `whole`). A mistake in one
+//! place hides no other: the walk goes on and every error is reported with file, line, column and a hint. The schema,
+//! `explain` and the checks read the same field docs (`raw`), so that they cannot say different things.
 //!
 //! It refuses YAML tags, merge keys and unknown keys, and never half-accepts: one error means no mesh. It reads
 //! mesh.yaml and nothing else: no environment, no secret, no network.
@@ -12,8 +12,11 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use outrigger_proto::model::{AccessLog, Balance, Dependency, Drain, External, Health, Limits, Protocol, ServiceName};
+use outrigger_proto::model::{
+    Access, AccessLog, Balance, Dependency, Drain, External, Health, Limits, Mode, Protocol, ServiceName,
+};
 
+mod access;
 mod check;
 mod error;
 mod explain;
@@ -29,6 +32,9 @@ mod whole;
 pub use error::{ConfigError, ConfigErrors};
 pub use explain::{Explanation, explain, fields, schema};
 pub use suggest::closest;
+
+/// The namespace of the mesh's own identities; nobody's service is in it.
+pub const RESERVED_NAMESPACE: &str = "outrigger";
 
 /// The file that a folder is read from.
 pub const FILE: &str = "mesh.yaml";
@@ -87,6 +93,12 @@ pub struct ServiceDoc {
     pub connect_timeout: Duration,
     /// How an endpoint is chosen.
     pub balance: Balance,
+    /// How callers reach it.
+    pub mode: Mode,
+    /// Who may call it.
+    pub access: Access,
+    /// True when the app may listen where others reach it past its sidecar.
+    pub exposed_app: bool,
     /// What it may reach outside the mesh.
     pub external: External,
     /// Bounds on what clients may ask.
@@ -114,6 +126,8 @@ pub struct PortDoc {
     pub port: Option<u16>,
     /// Where the app listens when it cannot be told; none: it is told a free port.
     pub app_port: Option<u16>,
+    /// True when the server speaks first, so that a permissive port needs a second one for the mesh.
+    pub server_first: bool,
 }
 
 /// The value of a variable, or where it comes from; secrets are only ever referred to.

@@ -4,7 +4,9 @@
 
 use std::time::Duration;
 
-use outrigger_proto::model::{AccessLog, Balance, Dependency, DependencyCheck, External, Health, Probe, Protocol};
+use outrigger_proto::model::{
+    Access, AccessLog, Balance, Dependency, DependencyCheck, External, Health, Mode, Principal, Probe, Protocol,
+};
 use outrigger_proto::wire::mesh as wire;
 
 use crate::config::ServiceDoc;
@@ -35,9 +37,9 @@ pub(super) fn proxy(document: &ServiceDoc) -> wire::Proxy {
             AccessLog::Json => wire::AccessLog::Json,
         } as i32,
         depends: document.depends.iter().map(dependency).collect(),
-        mode: wire::Mode::Disabled as i32,
-        access: None,
-        exposed_app: false,
+        exposed_app: document.exposed_app,
+        mode: mode(document.mode),
+        access: Some(access(&document.access)),
     }
 }
 
@@ -62,7 +64,50 @@ pub(super) fn service(document: &ServiceDoc) -> wire::Service {
         balance: match document.balance {
             Balance::P2cPeakEwma => wire::Balance::P2cPeakEwma,
         } as i32,
-        mode: wire::Mode::Disabled as i32,
+        mode: mode(document.mode),
+    }
+}
+
+fn mode(mode: Mode) -> i32 {
+    (match mode {
+        Mode::Strict => wire::Mode::Strict,
+        Mode::Permissive => wire::Mode::Permissive,
+        Mode::Off => wire::Mode::Disabled,
+    }) as i32
+}
+
+fn access(access: &Access) -> wire::Access {
+    use wire::access::Default as Decision;
+    let rule = |rule: &outrigger_proto::model::Rule| wire::Rule {
+        name: rule.name.clone(),
+        from: rule.from.iter().map(principal).collect(),
+        ports: rule.ports.clone(),
+        methods: rule.methods.clone(),
+        paths: rule.paths.clone(),
+        grpc: rule.grpc.clone(),
+    };
+    wire::Access {
+        default: match access.default_allow {
+            true => Decision::Allow,
+            false => Decision::Deny,
+        } as i32,
+        default_source: access.default_source.clone(),
+        rules: access.rules.iter().map(rule).collect(),
+        audit: access.audit,
+    }
+}
+
+fn principal(principal: &Principal) -> wire::Principal {
+    use wire::principal::Who;
+    wire::Principal {
+        who: Some(match principal {
+            Principal::Unauthenticated => Who::Unauthenticated(true),
+            Principal::Authenticated => Who::Authenticated(true),
+            Principal::TrustDomain(domain) => Who::TrustDomain(domain.clone()),
+            Principal::Namespace(namespace) => Who::Namespace(namespace.clone()),
+            Principal::Service(service) => Who::Service(service.to_string()),
+            Principal::Id(id) => Who::Id(id.to_string()),
+        }),
     }
 }
 

@@ -25,7 +25,26 @@ calls: [user]
 external: deny
 depends: [{ file: post.db }]
 access_log: json
+mode: permissive
+exposed_app: true
+allow: [user, other/*, '*', unauthenticated, spiffe://x/*, { from: spiffe://x/ns/n/svc/s, ports: [http], methods: [GET], paths: [/a], grpc: [a.B/C] }]
+audit: true
+---
+service: blog
+mode: strict
+---
+service: old
+mode: off
 ";
+
+#[test]
+fn the_mode_and_who_may_call_are_always_said() {
+    for (_, entry) in catalog(BASE).iter() {
+        assert_ne!(entry.proxy.resource.mode, 0);
+        assert_ne!(entry.service.resource.mode, 0);
+        assert!(entry.proxy.resource.access.is_some());
+    }
+}
 
 #[test]
 fn resources_mean_what_the_document_says() {
@@ -42,10 +61,13 @@ fn resources_mean_what_the_document_says() {
         assert_eq!(proxy.drain, document.drain);
         assert_eq!(proxy.access_log, document.access_log);
         assert_eq!(proxy.depends, document.depends);
+        assert_eq!((proxy.mode, proxy.exposed_app), (document.mode, document.exposed_app));
+        assert_eq!(proxy.access, document.access);
         let service = Service::try_from(entry.service.resource.clone()).unwrap();
         assert_eq!(service.timeout, document.timeout);
         assert_eq!(service.connect_timeout, document.connect_timeout);
         assert_eq!(service.balance, document.balance);
+        assert_eq!(service.mode, document.mode);
         let ports: Vec<_> = service.ports.iter().map(|port| (&*port.name, port.protocol)).collect();
         let written: Vec<_> = document
             .ports

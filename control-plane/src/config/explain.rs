@@ -131,7 +131,7 @@ fn rewrite_defaults(def: &mut Value) {
     }
 }
 
-fn walk(schema: &Value, prefix: &str, out: &mut Vec<Explanation>) {
+fn walk(schema: &'static Value, prefix: &str, out: &mut Vec<Explanation>) {
     let properties = resolve(schema).get("properties").and_then(Value::as_object);
     for (name, property) in properties.into_iter().flatten() {
         let field = if prefix.is_empty() {
@@ -166,14 +166,22 @@ fn walk(schema: &Value, prefix: &str, out: &mut Vec<Explanation>) {
         if inner.get("properties").is_some() {
             walk(inner, &field, out);
         }
-        if let Some(items) = inner
-            .get("items")
-            .map(resolve)
-            .filter(|items| items.get("properties").is_some())
-        {
+        if let Some(items) = inner.get("items").and_then(with_fields) {
             walk(items, &format!("{field}[]"), out);
         }
+        if let Some(values) = inner.get("additionalProperties").and_then(with_fields) {
+            walk(values, &format!("{field}[NAME]"), out);
+        }
     }
+}
+
+/// `schema`, or the one of its choices that is a map with known keys.
+fn with_fields(schema: &'static Value) -> Option<&'static Value> {
+    let schema = resolve(schema);
+    let choices = schema.get("anyOf").and_then(Value::as_array).into_iter().flatten();
+    std::iter::once(schema)
+        .chain(choices.map(resolve))
+        .find(|schema| schema.get("properties").is_some())
 }
 
 fn find(document: &str, path: &str) -> &'static Value {

@@ -21,6 +21,10 @@ pub(super) struct Mesh {
     pub(super) namespace: Option<String>,
     /// What services use where they say nothing themselves.
     pub(super) defaults: Option<Defaults>,
+    /// Who may call services that do not say `allow` themselves.
+    pub(super) access: Option<Access>,
+    /// What differs in one namespace, by its name.
+    pub(super) namespaces: Option<BTreeMap<String, Namespace>>,
     /// One line that `up` shows when everything runs: what to try first.
     #[serde(rename = "try")]
     pub(super) hint: Option<String>,
@@ -38,6 +42,34 @@ pub(super) struct Defaults {
     pub(super) drain: Option<Drain>,
     pub(super) access_log: Option<AccessLog>,
     pub(super) health: Option<HealthDefaults>,
+    pub(super) mode: Option<Mode>,
+}
+
+/// Who may call services that do not say `allow` themselves.
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Access {
+    /// Whether a service without `allow` is open to every workload of the mesh, or closed.
+    #[schemars(extend("x-default" = "allow"))]
+    pub(super) default: Option<AccessDefault>,
+    /// Lets through what would be denied, with a line in the log and a count.
+    #[schemars(extend("x-default" = "false"))]
+    pub(super) audit: Option<bool>,
+}
+
+#[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum AccessDefault {
+    Allow,
+    Deny,
+}
+
+/// What differs in one namespace.
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Namespace {
+    /// Who may call services of the namespace that do not say `allow` themselves; wins over the mesh's.
+    pub(super) access: Option<Access>,
 }
 
 /// How often and how strictly apps are asked.
@@ -104,6 +136,20 @@ pub(super) struct Service {
     /// How callers choose an endpoint. `p2c_peak_ewma`: the better of two random ones by recent latency and load.
     #[schemars(extend("x-default" = "p2c_peak_ewma"))]
     pub(super) balance: Option<Balance>,
+    /// How callers reach it. `strict`: by mutual TLS of the mesh and nothing else. `permissive`: also plain, for those
+    /// that `allow` names as `unauthenticated`. `off`: plain only.
+    #[schemars(extend("x-default" = "strict"))]
+    pub(super) mode: Option<Mode>,
+    /// Who may call it; anybody else is denied. Each entry is a caller or a map with `from`. Without the key, `access`
+    /// of the namespace or the mesh decides; `[]` lets nobody in.
+    pub(super) allow: Option<Vec<Allow>>,
+    /// Lets through what would be denied, with a line in the log and a count.
+    #[schemars(extend("x-default" = "`access.audit` of the namespace or the mesh, else false"))]
+    pub(super) audit: Option<bool>,
+    /// Set it to acknowledge that the app listens where others can reach it past its sidecar. Otherwise such an app is
+    /// not registered under `mode: strict`.
+    #[schemars(extend("x-default" = "false"))]
+    pub(super) exposed_app: Option<bool>,
     /// What it may reach outside the mesh through the HTTP proxy: `allow`, `deny`, or a list of hosts
     /// (`*.example.com` matches every name below). Metadata addresses are always refused.
     #[schemars(extend("x-default" = "allow"))]
@@ -155,6 +201,51 @@ pub(super) struct Port {
     /// Where the app listens when it cannot be told.
     #[schemars(range(min = 1, max = 65535), extend("x-default" = "any free port, told by PORT or PORT_<NAME>"))]
     pub(super) app_port: Option<u16>,
+    /// Set it when the server speaks first, as databases and mail servers do (`protocol: tcp` only). Under
+    /// `mode: permissive` callers of the mesh then use a second port, since nothing tells them from plain ones.
+    #[schemars(extend("x-default" = "false"))]
+    pub(super) server_first: Option<bool>,
+}
+
+#[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Mode {
+    Strict,
+    Permissive,
+    Off,
+}
+
+/// A caller, or a map with `from` that also names ports, methods, paths or gRPC methods.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub(super) enum Allow {
+    Caller(String),
+    Rule(AllowRule),
+}
+
+/// Who may call what. Lists are joined by AND; a list that is left out matches anything.
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct AllowRule {
+    /// A caller or a list of them: `service`, `namespace/service`, `namespace/*`, `*` for every workload that the mesh
+    /// knows, `unauthenticated` for plain clients, `spiffe://domain/ns/namespace/svc/service`, `spiffe://domain/*`.
+    #[schemars(extend("x-default" = "*"))]
+    pub(super) from: Option<OneOrMany>,
+    /// Names of the service's ports.
+    pub(super) ports: Option<Vec<String>>,
+    /// HTTP methods, for example `GET`.
+    pub(super) methods: Option<Vec<String>>,
+    /// Paths: `/exact`, `/users/{id}` (any one segment), `/static/*` (everything below).
+    pub(super) paths: Option<Vec<String>>,
+    /// gRPC methods: `package.Service/Method` or `package.Service/*`.
+    pub(super) grpc: Option<Vec<String>>,
+}
+
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub(super) enum OneOrMany {
+    One(String),
+    Many(Vec<String>),
 }
 
 #[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]

@@ -33,6 +33,7 @@ impl Reader<'_> {
                 protocol,
                 port: raw.port,
                 app_port: raw.app_port,
+                server_first: false,
             }];
         };
         for (key, given) in [
@@ -68,11 +69,22 @@ impl Reader<'_> {
                 let first = self.node.at(&["ports", &j.to_string(), "name"]);
                 self.report.push(error.label("again here").also(first, "first here"));
             }
+            let server_first = port.server_first.unwrap_or(false);
+            let spoken = port.protocol.map_or(Protocol::Auto, protocol);
+            if server_first && spoken != Protocol::Tcp {
+                let help = Some("in the other protocols the client speaks first; leave it out".to_owned());
+                let message = format!(
+                    "`server_first` is for `protocol: tcp`, and this is `{}`",
+                    spoken.as_str()
+                );
+                self.refuse(&["ports", &index, "server_first"], message, help);
+            }
             ports.push(PortDoc {
                 name: port.name.clone(),
-                protocol: port.protocol.map_or(Protocol::Auto, protocol),
+                protocol: spoken,
                 port: port.port,
                 app_port: port.app_port,
+                server_first,
             });
         }
         ports

@@ -3,12 +3,13 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use outrigger_proto::model::{AccessLog, Balance, Drain, External, Health, Limits, ServiceName};
+use outrigger_proto::model::{AccessLog, Balance, Drain, External, Health, Limits, Mode, ServiceName};
 
+use super::access::Inherited;
 use super::reader::Reader;
 use super::tree::Node;
 use super::whole::Report;
-use super::{Location, ServiceDoc, raw};
+use super::{Location, RESERVED_NAMESPACE, ServiceDoc, raw};
 
 /// What holds for all services of a file.
 pub(super) struct Context<'a> {
@@ -17,7 +18,11 @@ pub(super) struct Context<'a> {
     root: Option<&'a Path>,
     policy: Policy,
     health: Health,
+    pub(super) access: Inherited,
 }
+
+/// How callers reach a service that says nothing.
+const MODE: Mode = Mode::Off;
 
 /// What both the mesh document's `defaults` and a service may say.
 #[derive(Clone)]
@@ -29,6 +34,7 @@ struct Policy {
     limits: Limits,
     drain: Drain,
     access_log: AccessLog,
+    mode: Mode,
 }
 
 struct RawPolicy {
@@ -39,6 +45,7 @@ struct RawPolicy {
     limits: Option<raw::Limits>,
     drain: Option<raw::Drain>,
     access_log: Option<raw::AccessLog>,
+    mode: Option<raw::Mode>,
 }
 
 impl<'a> Context<'a> {
@@ -58,6 +65,7 @@ impl<'a> Context<'a> {
             limits: Limits::default(),
             drain: Drain::default(),
             access_log: AccessLog::Off,
+            mode: MODE,
         };
         let namespace = mesh.namespace.clone().unwrap_or_else(|| "default".to_owned());
         let mut context = Self {
@@ -66,10 +74,12 @@ impl<'a> Context<'a> {
             root,
             policy: built_in,
             health: Health::default(),
+            access: Inherited::default(),
         };
         let Some(head) = head else { return context };
-        if let Err(error) = ServiceName::new(&context.namespace, "x") {
-            report.at(head.at(&["namespace"]), error.reason);
+        context.access = Inherited::read(mesh, head, report);
+        if let Err(reason) = check_namespace(&context.namespace) {
+            report.at(head.at(&["namespace"]), reason);
             // Otherwise each service would repeat the complaint.
             "default".clone_into(&mut context.namespace);
         }
@@ -89,6 +99,7 @@ impl<'a> Context<'a> {
             limits: defaults.limits.clone(),
             drain: defaults.drain.clone(),
             access_log: defaults.access_log,
+            mode: defaults.mode,
         };
         context.policy = reader.policy(raw, &context.policy);
         context
@@ -116,6 +127,9 @@ pub(super) fn validate(
             return None;
         }
     };
+    if let Some(Err(reason)) = raw.namespace.as_deref().map(check_namespace) {
+        reader.refuse(&["namespace"], reason, None);
+    }
     let ports = reader.ports(&raw);
     let health = reader.health(raw.health.as_ref(), &ports, &context.health);
     let dir = raw.dir.as_deref().map(Path::new);
@@ -127,6 +141,7 @@ pub(super) fn validate(
     });
     let calls = reader.calls(&raw.calls.unwrap_or_default(), &name);
     let env = reader.env(raw.env.unwrap_or_default(), context);
+    let access = reader.access(raw.allow.as_deref(), raw.audit, &name, &ports, &context.access);
     let policy = reader.policy(
         RawPolicy {
             timeout: raw.timeout,
@@ -136,9 +151,13 @@ pub(super) fn validate(
             limits: raw.limits,
             drain: raw.drain,
             access_log: raw.access_log,
+            mode: raw.mode,
         },
         &context.policy,
     );
+    if policy.mode == Mode::Off {
+        reader.known_callers(&access);
+    }
     for (key, command) in [("run", &raw.run), ("build", &raw.build)] {
         if command.as_deref().is_some_and(|command| command.trim().is_empty()) {
             reader.refuse(
@@ -170,6 +189,9 @@ pub(super) fn validate(
         limits: policy.limits,
         drain: policy.drain,
         access_log: policy.access_log,
+        mode: policy.mode,
+        access,
+        exposed_app: raw.exposed_app.unwrap_or(false),
         labels: raw.labels.unwrap_or_default(),
         weight: raw.weight.unwrap_or(1),
         location: Location {
@@ -238,8 +260,22 @@ impl Reader<'_> {
                 Some(raw::AccessLog::Off) => AccessLog::Off,
                 Some(raw::AccessLog::Json) => AccessLog::Json,
             },
+            mode: match raw.mode {
+                None => defaults.mode,
+                Some(raw::Mode::Strict) => Mode::Strict,
+                Some(raw::Mode::Permissive) => Mode::Permissive,
+                Some(raw::Mode::Off) => Mode::Off,
+            },
         }
     }
+}
+
+/// Refuses what is not a namespace, and the one that is not for services.
+pub(super) fn check_namespace(text: &str) -> Result<(), String> {
+    if text == RESERVED_NAMESPACE {
+        return Err(format!("the namespace `{text}` is the mesh's own"));
+    }
+    ServiceName::new(text, "x").map(drop).map_err(|error| error.reason)
 }
 
 /// Takes `.` and `x/..` out without asking the file system: the folder may not exist yet.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use outrigger_proto::model::{External, Probe, Protocol, ServiceName};
+use outrigger_proto::model::{External, Mode, Principal, Probe, Protocol, ServiceName};
 use proptest::prelude::*;
 
 use super::{EnvValue, explain, fields, parse, schema};
@@ -33,6 +33,15 @@ replicas: 2
 ports:
 - { name: http, protocol: http, port: }
 - { name: metrics, protocol: http }
+- { name: smtp, protocol: tcp, server_first: true }
+mode: permissive
+allow:
+- default/user
+- { from: [unauthenticated, spiffe://b.example/*], ports: [metrics], methods: [GET], paths: ["/metrics/*"] }
+- { from: "*", grpc: [a.B/C] }
+- { paths: [/open] }
+audit: true
+exposed_app: true
 health: { http: /health, port: metrics, timeout: 3s, unhealthy: 4 }
 depends: [{ file: post.db }, { tcp: "db:5432", name: database }]
 calls: [default/user]
@@ -82,6 +91,85 @@ limits: { max_headers: 20 }
     assert_eq!(post.depends[1].name, "database");
     assert_eq!(post.calls, [name("user")]);
     assert_eq!(post.limits.max_headers, 20);
+    assert_eq!(
+        (post.mode, post.exposed_app, post.access.audit),
+        (Mode::Permissive, true, true)
+    );
+    assert_eq!(
+        post.ports.iter().map(|p| p.server_first).collect::<Vec<_>>(),
+        [false, false, true]
+    );
+    assert!(!post.access.default_allow);
+    let [one, two, three, four] = post.access.rules.as_slice() else {
+        panic!("{:?}", post.access.rules)
+    };
+    assert_eq!(
+        (one.name.as_str(), &one.from[..]),
+        ("allow[0]", &[Principal::Service(name("user"))][..])
+    );
+    assert_eq!(
+        two.from,
+        [Principal::Unauthenticated, Principal::TrustDomain("b.example".into())]
+    );
+    assert_eq!(
+        (&two.ports[..], &two.methods[..]),
+        (&["metrics".to_owned()][..], &["GET".to_owned()][..])
+    );
+    assert_eq!(
+        (&three.from[..], &three.grpc[..]),
+        (&[Principal::Authenticated][..], &["a.B/C".to_owned()][..])
+    );
+    assert_eq!(
+        four.from,
+        [Principal::Authenticated],
+        "no `from` is anybody with an identity, not anybody"
+    );
+}
+
+/// Who decides about a service: its own `allow`, its namespace, the mesh.
+#[test]
+fn access_is_inherited() {
+    let mesh = parse(
+        "m",
+        "
+defaults: { mode: strict }
+access: { default: deny, audit: true }
+namespaces: { open: { access: { default: allow } }, loud: { access: { audit: false } } }
+---
+service: a
+---
+service: b
+namespace: open
+---
+service: c
+namespace: loud
+---
+service: d
+allow: []
+audit: false
+---
+service: e
+namespace: open
+allow: [default/a, open/*, '*', unauthenticated, spiffe://x/ns/n/svc/s, elsewhere/z, outrigger/operator]
+",
+    )
+    .unwrap();
+    let said: Vec<_> = mesh
+        .services
+        .iter()
+        .map(|s| (s.access.default_allow, s.access.audit, s.access.default_source.as_str()))
+        .collect();
+    assert_eq!(
+        said,
+        [
+            (false, true, "default: deny of the mesh"),
+            (true, true, "default: allow of the namespace open"),
+            (false, false, "default: deny of the mesh"),
+            (false, false, "no entry of `allow` matches"),
+            (false, true, "no entry of `allow` matches"),
+        ]
+    );
+    assert_eq!(mesh.services[4].access.rules.len(), 7);
 }
 
 #[test]
@@ -171,6 +259,42 @@ fn reports() {
             "same_variable",
             "service: a\ncalls: [b, x/b, b, b-http]\n---\nservice: b\nprotocol: http\n---\nservice: b\nnamespace: x\n---\nservice: b-http\n",
         ),
+        (
+            "access",
+            "access: { default: maybe, audt: true }
+namespaces: { defualt: { access: { default: deny } }, outrigger: {}, default: { access: } }
+---
+service: user
+mode: strict
+allow:
+- usr
+- { from: [], methods: [get, 'G T', POST], ports: [htp], paths: [] }
+- { form: a }
+- spiffe://x
+- { from: [defualt/*, a b] }
+---
+service: gap
+mode: strickt
+allow:
+- [x]
+-
+- usr
+---
+service: post
+allow:
+audit: perhaps
+exposed_app:
+ports: [{ name: db, protocol: http, server_first: true }]
+---
+service: blog
+namespace: outrigger
+---
+service: old
+mode: off
+allow: [post, unauthenticated]
+",
+        ),
+        ("access_without_value", "access:\n---\nservice: a\nallow: [*]\n"),
     ];
     for (title, text) in cases {
         let errors = parse("blog/mesh.yaml", text).expect_err(title);
@@ -253,6 +377,9 @@ limits: { max_connections: 10000, max_header_bytes: 61440, max_headers: 100, hea
 drain: { delay: 500ms, deadline: 10s }
 access_log: off
 weight: 1
+mode: off
+exposed_app: false
+audit: false
 ",
     )
     .unwrap();

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use miette::NamedSource;
 use outrigger_proto::model::ServiceName;
 
+use super::access;
 use super::check::check;
 use super::error::{ConfigError, ConfigErrors};
 use super::explain::definition;
@@ -58,7 +59,9 @@ pub(super) fn read(file: &str, text: &str, root: Option<&Path>) -> Result<Mesh, 
     let documents: Vec<&Node> = documents.iter().filter(|document| !document.is_null()).collect();
     let broken = malformed.is_some();
     if let Some(malformed) = malformed {
-        report.at(&malformed.span, malformed.message);
+        let star = malformed.message.contains("anchor or alias");
+        let error = report.error(&malformed.span, malformed.message);
+        report.push(error.help(star.then(|| "a `*` at the start of a value is written in quotes: \"*\"".to_owned())));
     }
 
     let (head, rest) = match documents.split_first() {
@@ -99,7 +102,10 @@ pub(super) fn read(file: &str, text: &str, root: Option<&Path>) -> Result<Mesh, 
         report.push(error.help("`outrigger new http NAME` prints a document to start from".to_owned()));
     }
     unique(&services, &mut report);
-    calls(&services, rest, &context, &mut report);
+    let described = described(rest, &context);
+    calls(&services, &described, &mut report);
+    access::callers(&services, &described, &mut report);
+    access::namespaces(&context.access, head, &described, &mut report);
     fixed_ports(&services, &mut report);
 
     if report.errors.is_empty() {
@@ -118,7 +124,7 @@ pub(super) fn read(file: &str, text: &str, root: Option<&Path>) -> Result<Mesh, 
 /// A document without `service` (nor a slip of it) but with a key that only the mesh document has.
 fn is_mesh_document(node: &Node) -> bool {
     let Kind::Map(entries) = &node.kind else { return false };
-    let only_there = ["mesh", "defaults", "try"];
+    let only_there = ["mesh", "defaults", "try", "access", "namespaces"];
     let service = node.get("service").is_some();
     let names_service = ["run", "calls", "port", "protocol"]
         .iter()
@@ -146,19 +152,20 @@ fn unique(services: &[(ServiceDoc, &Node)], report: &mut Report) {
     }
 }
 
+/// The names of all documents. One that was refused counts too: its own mistakes are reported already.
+fn described(documents: &[&Node], context: &Context<'_>) -> Vec<ServiceName> {
+    let name = |node: &&Node| {
+        let word = |key: &str| match node.get(key).map(|value| &value.kind) {
+            Some(Kind::Scalar(text, _)) => Some(text.as_str()),
+            _ => None,
+        };
+        ServiceName::new(word("namespace").unwrap_or(&context.namespace), word("service")?).ok()
+    };
+    documents.iter().filter_map(name).collect()
+}
+
 /// Every call leads to a service of the mesh. A cycle is allowed: services may need each other.
-fn calls(services: &[(ServiceDoc, &Node)], documents: &[&Node], context: &Context<'_>, report: &mut Report) {
-    // A document that was refused still counts as there; its own mistakes are reported already.
-    let described: Vec<ServiceName> = documents
-        .iter()
-        .filter_map(|node| {
-            let word = |key: &str| match node.get(key).map(|value| &value.kind) {
-                Some(Kind::Scalar(text, _)) => Some(text.as_str()),
-                _ => None,
-            };
-            ServiceName::new(word("namespace").unwrap_or(&context.namespace), word("service")?).ok()
-        })
-        .collect();
+fn calls(services: &[(ServiceDoc, &Node)], described: &[ServiceName], report: &mut Report) {
     for (service, node) in services {
         for (i, call) in service.calls.iter().enumerate() {
             let at = node.at(&["calls", &i.to_string()]);
@@ -214,7 +221,7 @@ fn variables(call: &ServiceName, services: &[(ServiceDoc, &Node)]) -> Vec<String
 }
 
 /// The name as a document of the same namespace writes it.
-fn shown<'a>(name: &'a ServiceName, from: &ServiceDoc) -> &'a str {
+pub(super) fn shown<'a>(name: &'a ServiceName, from: &ServiceDoc) -> &'a str {
     if name.namespace() == from.name.namespace() {
         name.service()
     } else {

@@ -17,39 +17,50 @@ pub struct Entry {
     /// The encoded message.
     pub bytes: Vec<u8>,
     /// What a client must implement to be sent this.
-    pub needs: &'static [&'static str],
+    pub needs: Vec<&'static str>,
 }
 
 impl Entry {
     /// An endpoint.
     #[must_use]
     pub fn endpoint(wire: &mesh::Endpoint) -> Self {
-        Self::new(wire.encode_to_vec(), &[features::RESOURCES_V1])
+        Self::new(wire.encode_to_vec(), vec![features::RESOURCES_V1])
     }
 
-    /// A service; opaque ports need a sidecar that knows them.
+    /// A service; opaque ports need a sidecar that knows them, and mutual TLS one that has an identity.
     #[must_use]
     pub fn service(wire: &mesh::Service) -> Self {
         let opaque =
             |p: &mesh::Port| p.protocol == mesh::Protocol::Tcp as i32 || p.protocol == mesh::Protocol::Tls as i32;
-        let needs: &'static [&'static str] = if wire.ports.iter().any(opaque) {
-            &[features::RESOURCES_V1, features::OPAQUE]
-        } else {
-            &[features::RESOURCES_V1]
-        };
+        let mut needs = vec![features::RESOURCES_V1];
+        needs.extend(wire.ports.iter().any(opaque).then_some(features::OPAQUE));
+        needs.extend(is_mutual(wire.mode).then_some(features::MTLS));
         Self::new(wire.encode_to_vec(), needs)
     }
 
-    /// One workload's own settings.
+    /// One workload's own settings; rules of who may call need a sidecar that keeps them.
     #[must_use]
     pub fn proxy(wire: &mesh::Proxy) -> Self {
-        Self::new(wire.encode_to_vec(), &[features::RESOURCES_V1])
+        let mut needs = vec![features::RESOURCES_V1];
+        needs.extend(is_mutual(wire.mode).then_some(features::MTLS));
+        needs.extend(wire.access.is_some().then_some(features::ACCESS));
+        Self::new(wire.encode_to_vec(), needs)
     }
 
-    fn new(bytes: Vec<u8>, needs: &'static [&'static str]) -> Self {
+    /// What everybody trusts.
+    #[must_use]
+    pub fn trust(wire: &mesh::TrustBundle) -> Self {
+        Self::new(wire.encode_to_vec(), vec![features::MTLS])
+    }
+
+    fn new(bytes: Vec<u8>, needs: Vec<&'static str>) -> Self {
         let version = content_version(&bytes);
         Self { version, bytes, needs }
     }
+}
+
+fn is_mutual(mode: i32) -> bool {
+    mode == mesh::Mode::Strict as i32 || mode == mesh::Mode::Permissive as i32
 }
 
 /// A version that depends on `bytes` alone (FNV-1a, 64 bits): stable across restarts and builds.

@@ -19,7 +19,7 @@ fn entry(version: u32) -> Entry {
     Entry {
         version: version.to_string(),
         bytes: version.to_be_bytes().to_vec(),
-        needs: &[features::RESOURCES_V1],
+        needs: vec![features::RESOURCES_V1],
     }
 }
 
@@ -354,7 +354,7 @@ fn what_needs_a_missing_feature_is_withheld_and_shown() {
     let mut server = Server::new();
     server.stream = Stream::new([features::RESOURCES_V1.to_owned()]);
     let opaque = |version| Entry {
-        needs: &[features::RESOURCES_V1, features::OPAQUE],
+        needs: vec![features::RESOURCES_V1, features::OPAQUE],
         ..entry(version)
     };
     server.table.put(KIND, "d/u/1", opaque(1));
@@ -453,4 +453,28 @@ fn a_change_is_put_only_into_the_mailboxes_of_its_users() {
     hub.leave(other.0, &other.2);
     assert_eq!(hub.clients().count(), 0);
     hub.put(KIND, "d/u/1", entry(2));
+}
+
+/// A sidecar without an identity does not say that it can do mutual TLS, so it is not told to.
+#[test]
+fn modes_and_rules_need_a_sidecar_that_keeps_them() {
+    for (mode, mutual) in [
+        (mesh::Mode::Strict, true),
+        (mesh::Mode::Permissive, true),
+        (mesh::Mode::Disabled, false),
+    ] {
+        let service = Entry::service(&mesh::Service {
+            mode: mode as i32,
+            ..Default::default()
+        });
+        let access = Some(<mesh::Access as Default>::default());
+        let proxy = Entry::proxy(&mesh::Proxy {
+            mode: mode as i32,
+            access,
+            ..Default::default()
+        });
+        assert_eq!(service.needs.contains(&features::MTLS), mutual, "{mode:?}");
+        assert_eq!(proxy.needs.contains(&features::MTLS), mutual, "{mode:?}");
+        assert!(proxy.needs.contains(&features::ACCESS));
+    }
 }

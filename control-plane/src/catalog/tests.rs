@@ -102,8 +102,8 @@ fn changes_name_only_what_changed() {
 
 #[test]
 fn a_service_that_is_gone_is_removed() {
-    let after = catalog("service: user\nprotocol: grpc\ntimeout: 2s\nhealth: { grpc: users, every: 1s }\n");
+    let after = catalog(&BASE.replace("service: old", "service: new"));
     let changes = catalog(BASE).changes(&after);
-    assert_eq!(changes.removed.iter().collect::<Vec<_>>(), [&name("post")]);
-    assert_eq!(changes.names().len(), 1);
+    assert_eq!(changes.removed.iter().collect::<Vec<_>>(), [&name("old")]);
+    assert_eq!(changes.names().len(), 2);
 }

@@ -5,7 +5,8 @@
 
 use std::collections::BTreeMap;
 
-use outrigger_proto::model::{Access, Principal, Rule, ServiceName, SpiffeId, check_trust_domain};
+use outrigger_proto::access::Rules;
+use outrigger_proto::model::{Access, FieldError, Principal, Rule, ServiceName, SpiffeId, check_trust_domain};
 
 use super::check::short;
 use super::reader::Reader;
@@ -182,24 +183,38 @@ impl Reader<'_> {
         rule
     }
 
-    /// What only the form of a value can say: whether it can ever match.
+    /// Refuses values that are not methods, paths or gRPC methods, each at its place, and lists that contradict.
     fn patterns(&mut self, index: &str, rule: &Rule) {
-        let token = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c);
-        for (j, method) in rule.methods.iter().enumerate() {
-            let at = ["allow", index, "methods", &j.to_string()];
-            if method.is_empty() || !method.chars().all(token) {
-                self.refuse(&at, format!("`{}` is not an HTTP method", short(method)), None);
-            } else if method.chars().any(|c| c.is_ascii_lowercase()) {
-                let help = format!(
-                    "methods are compared as they are: write `{}`",
-                    method.to_ascii_uppercase()
-                );
-                self.refuse(
-                    &at,
-                    format!("`{}` is not written in capitals", short(method)),
-                    Some(help),
-                );
+        let alone = Rule {
+            ports: Vec::new(),
+            methods: Vec::new(),
+            paths: Vec::new(),
+            grpc: Vec::new(),
+            ..rule.clone()
+        };
+        let mut fine = true;
+        let lists: [(&str, &[String], fn(&mut Rule) -> &mut Vec<String>); 3] = [
+            ("methods", &rule.methods, |rule| &mut rule.methods),
+            ("paths", &rule.paths, |rule| &mut rule.paths),
+            ("grpc", &rule.grpc, |rule| &mut rule.grpc),
+        ];
+        for (key, values, list) in lists {
+            for (j, value) in values.iter().enumerate() {
+                let mut one = alone.clone();
+                list(&mut one).push(value.clone());
+                if let Err(error) = compile(one) {
+                    fine = false;
+                    self.refuse(&["allow", index, key, &j.to_string()], error.reason, None);
+                }
             }
+        }
+        let whole = Rule {
+            ports: Vec::new(),
+            ..rule.clone()
+        };
+        if let Some(error) = fine.then(|| compile(whole).err()).flatten() {
+            let key = error.path.rsplit('.').next().unwrap_or_default();
+            self.refuse(&["allow", index, key], error.reason, None);
         }
     }
 
@@ -247,6 +262,15 @@ impl Reader<'_> {
             }
         }
     }
+}
+
+fn compile(rule: Rule) -> Result<(), FieldError> {
+    let access = Access {
+        rules: vec![rule],
+        ..Access::default()
+    };
+    // The trust domain decides which callers match, not whether a rule is one.
+    Rules::compile(&access, "any").map(drop)
 }
 
 fn caller(text: &str, namespace: &str) -> Result<Principal, String> {

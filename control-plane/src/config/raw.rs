@@ -136,8 +136,9 @@ pub(super) struct Service {
     /// How callers choose an endpoint. `p2c_peak_ewma`: the better of two random ones by recent latency and load.
     #[schemars(extend("x-default" = "p2c_peak_ewma"))]
     pub(super) balance: Option<Balance>,
-    /// How callers reach it. `strict`: by mutual TLS of the mesh and nothing else. `permissive`: also plain, for those
-    /// that `allow` names as `unauthenticated`. `off`: plain only.
+    /// How callers reach it. `strict`: by mutual TLS of the mesh and nothing else. `permissive`: also plain, for a
+    /// migration; where somebody may not call, plain callers need an entry that names `unauthenticated`. `off`: plain
+    /// only.
     #[schemars(extend("x-default" = "strict"))]
     pub(super) mode: Option<Mode>,
     /// Who may call it; anybody else is denied. Each entry is a caller or a map with `from`. Without the key, `access`
@@ -233,9 +234,9 @@ pub(super) struct AllowRule {
     pub(super) from: Option<OneOrMany>,
     /// Names of the service's ports.
     pub(super) ports: Option<Vec<String>>,
-    /// HTTP methods, for example `GET`.
+    /// HTTP methods, for example `GET`; it does not include `HEAD`.
     pub(super) methods: Option<Vec<String>>,
-    /// Paths: `/exact`, `/users/{id}` (any one segment), `/static/*` (everything below).
+    /// Paths: `/exact`, `/users/{id}` (any one segment), `/static/*` (everything below). Not beside `grpc`.
     pub(super) paths: Option<Vec<String>>,
     /// gRPC methods: `package.Service/Method` or `package.Service/*`.
     pub(super) grpc: Option<Vec<String>>,

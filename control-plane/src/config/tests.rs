@@ -270,6 +270,9 @@ allow:
 - usr
 - { from: [], methods: [get, 'G T', POST], ports: [htp], paths: [] }
 - { form: a }
+- { paths: [users, '/a/*/b', '/a/../b', '/users/{id}', '/a?b'], grpc: [a.B] }
+- { paths: [/a], grpc: [a.B/C] }
+- { methods: [GET], grpc: [a.B/C] }
 - spiffe://x
 - { from: [defualt/*, a b] }
 ---

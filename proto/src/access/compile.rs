@@ -113,7 +113,7 @@ impl Template {
             return Err(wrong("has a query or a fragment; only paths are compared"));
         }
         let (rest, tail) = match rest.strip_suffix('*') {
-            Some(rest) if rest.is_empty() => return Ok(Self::any_tail()),
+            Some("") => return Ok(Self::any_tail()),
             Some(rest) => match rest.strip_suffix('/') {
                 Some(rest) => (rest, true),
                 None => return Err(wrong("has a `*` that is not a segment of its own")),

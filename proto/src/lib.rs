@@ -6,6 +6,7 @@
 //! - [`features`]: what a sidecar can say that it implements.
 //! - [`model`]: `TryFrom<wire::X> for X`; the only types that the programs decide with.
 //! - [`access`]: which calls a workload's rules allow; shared by sidecar and control plane so that both say the same.
+//! - [`tunnel`]: the protocol `outrigger-tcp/1`, pure.
 //! - [`skew`]: walks raw bytes against the descriptor and finds tags that prost would drop unseen.
 //!
 //! This crate does no I/O and knows neither sidecar nor control plane.
@@ -15,4 +16,5 @@ pub mod features;
 pub mod model;
 pub mod names;
 pub mod skew;
+pub mod tunnel;
 pub mod wire;

@@ -17,6 +17,7 @@ mod token;
 pub use access::{Access, Principal, Rule};
 pub use endpoint::{Endpoint, EndpointPort};
 pub use identity::{Revocation, SpiffeId, TrustBundle, check_trust_domain};
+pub(crate) use name::label as check_label;
 pub use name::{EndpointName, ServiceName};
 pub use proxy::{AccessLog, Dependency, DependencyCheck, Drain, External, Health, Limits, Probe, Proxy};
 pub use resource::{Resource, ResourceType};

@@ -4,6 +4,8 @@
 //! it comes as resources, pushed by the control plane or written in the same file (static mode).
 //! Knows no other room.
 
+mod identity;
+
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -11,6 +13,8 @@ use std::path::{Path, PathBuf};
 use outrigger_proto::model::{FieldError, Protocol, Service, ServiceName};
 use outrigger_proto::wire::mesh as wire;
 use serde::{Deserialize, Serialize};
+
+pub use identity::{Files, Identity, Secret};
 
 /// Everything local that a sidecar is told. Immutable after load.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -36,10 +40,13 @@ pub struct Bootstrap {
     /// The address that is registered. Default 127.0.0.1.
     #[serde(default = "default_address")]
     pub address: IpAddr,
-    /// For example `http://127.0.0.1:7070`; absent in static mode.
+    /// For example `https://127.0.0.1:7070`; absent in static mode. `http://` only without `identity`.
     #[serde(default)]
     pub control_plane: Option<String>,
-    /// Where the last good snapshot is kept; absent: in memory only.
+    /// Who the workload is and how it proves it; absent: everything is plain.
+    #[serde(default)]
+    pub identity: Option<Identity>,
+    /// Where the last good snapshot and the workload's key are kept; absent: in memory only.
     #[serde(default)]
     pub state_dir: Option<PathBuf>,
     /// The admin listener. Default a free port of 127.0.0.1.
@@ -177,6 +184,7 @@ impl Bootstrap {
     /// The first value that is wrong, by field path.
     pub fn check(&self) -> Result<(), FieldError> {
         self.name()?;
+        self.check_identity()?;
         for (i, outbound) in self.outbound.iter().enumerate() {
             self.outbound_name(outbound).map_err(|e| FieldError {
                 path: format!("outbound[{i}].service"),
@@ -201,6 +209,18 @@ impl Bootstrap {
             Service::try_from(service.clone())?;
         }
         Ok(())
+    }
+
+    fn check_identity(&self) -> Result<(), FieldError> {
+        let url = self.control_plane.as_deref();
+        match &self.identity {
+            Some(identity) => identity.check(url),
+            None if url.is_some_and(|url| url.starts_with("https://")) => Err(FieldError {
+                path: "identity".into(),
+                reason: "https:// to the control plane needs an identity: at least `identity: {token: ...}`".into(),
+            }),
+            None => Ok(()),
+        }
     }
 
     fn check_listener(&self, at: SocketAddr, path: String) -> Result<(), FieldError> {

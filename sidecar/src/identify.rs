@@ -7,6 +7,12 @@
 //! Knows nothing of requests, endpoints, rules or the use of sockets.
 
 mod crypto;
+mod leaf;
+mod progress;
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
 mod trust;
 mod verify;
 mod view;
@@ -18,11 +24,17 @@ use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwapOption;
 use outrigger_proto::model::{SpiffeId, TrustBundle};
+use parking_lot::Mutex;
+use rustls::crypto::CryptoProvider;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 
 pub use verify::Refusal;
 
+use crate::config;
+use leaf::Leaf;
+use progress::Progress;
+use trust::Trust;
 use view::View;
 
 /// A TLS connection to or from a peer that was verified.
@@ -179,24 +191,43 @@ impl TlsError {
 pub struct Identity {
     /// False when the bootstrap names no identity: everything is plain.
     on: bool,
+    provider: Arc<CryptoProvider>,
     view: ArcSwapOption<View>,
     generation: AtomicU64,
     changes: watch::Sender<u64>,
+    /// What the view is made of. Held while a new one is made, so that views follow each other.
+    parts: Mutex<Parts>,
+    progress: Mutex<Progress>,
+}
+
+#[derive(Debug, Default)]
+struct Parts {
+    leaf: Option<Arc<Leaf>>,
+    trust: Option<Arc<Trust>>,
 }
 
 impl Default for Identity {
     /// No identity: everything is plain.
     fn default() -> Self {
-        Self {
-            on: false,
-            view: ArcSwapOption::empty(),
-            generation: AtomicU64::new(0),
-            changes: watch::Sender::new(0),
-        }
+        Self::new(None)
     }
 }
 
 impl Identity {
+    /// Knows the settings and has no certificate yet; no settings: everything is plain.
+    #[must_use]
+    pub fn new(settings: Option<&config::Identity>) -> Self {
+        Self {
+            on: settings.is_some(),
+            provider: crypto::provider(settings.is_none_or(|s| s.post_quantum)),
+            view: ArcSwapOption::empty(),
+            generation: AtomicU64::new(0),
+            changes: watch::Sender::new(0),
+            parts: Mutex::default(),
+            progress: Mutex::default(),
+        }
+    }
+
     /// False when the bootstrap names no identity. When it is true and there is no
     /// [`current`](Self::current) one, nothing may pass.
     #[must_use]
@@ -208,6 +239,20 @@ impl Identity {
     #[must_use]
     pub fn current(&self) -> Option<Arc<Own>> {
         self.view.load().as_ref().map(|view| view.own().clone())
+    }
+
+    /// Ends when there is a certificate that counts, or no identity is configured.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub async fn ready(&self) {
+        let mut changes = self.changes();
+        while self.on && self.usable().is_err() {
+            // The sender lives in `self`.
+            if changes.changed().await.is_err() {
+                return;
+            }
+        }
     }
 
     /// Grows with every change of the leaf, of the roots and of what is revoked. One atomic load.
@@ -290,15 +335,64 @@ impl Identity {
         }
     }
 
-    /// Takes over what is trusted from now on.
-    pub fn trust(&self, _bundle: &TrustBundle) {}
+    /// Takes over what is trusted from now on. An older bundle than the one in use is ignored, and so is
+    /// one of another trust domain or without a root: what was trusted stays so.
+    pub fn trust(&self, bundle: &TrustBundle) {
+        if !self.on {
+            return;
+        }
+        let mut parts = self.parts.lock();
+        if let Some(before) = &parts.trust {
+            if before.trust_domain() != bundle.trust_domain {
+                tracing::error!(
+                    ours = before.trust_domain(),
+                    theirs = bundle.trust_domain,
+                    "a trust bundle of another trust domain is ignored"
+                );
+                return;
+            }
+            if bundle.generation < before.bundle.generation || *bundle == before.bundle {
+                return;
+            }
+        }
+        match Trust::new(bundle.clone()) {
+            Ok(trust) => {
+                parts.trust = Some(Arc::new(trust));
+                self.renew_view(&parts);
+            }
+            Err(error) => tracing::error!(generation = bundle.generation, %error, "the trust bundle is ignored"),
+        }
+    }
+
+    /// Uses `leaf` from now on.
+    fn install(&self, leaf: Leaf) {
+        let mut parts = self.parts.lock();
+        parts.leaf = Some(Arc::new(leaf));
+        self.renew_view(&parts);
+    }
+
+    /// Makes the view of `parts` and tells of it.
+    fn renew_view(&self, parts: &Parts) {
+        if let (Some(leaf), Some(trust)) = (&parts.leaf, &parts.trust) {
+            match View::new(self.provider.clone(), leaf.clone(), trust.clone()) {
+                Ok(view) => self.view.store(Some(Arc::new(view))),
+                Err(error) => {
+                    // Only a provider without TLS 1.3 fails here. Nothing may pass then.
+                    tracing::error!(%error, "no TLS settings can be made");
+                    self.view.store(None);
+                }
+            }
+        }
+        let generation = self.generation.fetch_add(1, Ordering::AcqRel) + 1;
+        self.changes.send_replace(generation);
+    }
 
     /// The view to use, unless our own certificate expired: a peer would refuse it anyway.
     fn usable(&self) -> Result<Arc<View>, TlsError> {
         match self.view.load_full() {
             Some(view) if SystemTime::now() < view.own().not_after => Ok(view),
             Some(_) => Err(TlsError::NoIdentity("its certificate expired".into())),
-            None => Err(TlsError::NoIdentity("it has not joined yet".into())),
+            None => Err(TlsError::NoIdentity(self.progress.lock().why_not_joined())),
         }
     }
 }

@@ -67,7 +67,7 @@ impl Shared {
         Ok(Self {
             name,
             directory: Directory::new(proxy),
-            identity: Identity::default(),
+            identity: Identity::new(bootstrap.identity.as_ref()),
             stats: Arc::new(Stats::default()),
             drain: Drain::default(),
             own_listeners,

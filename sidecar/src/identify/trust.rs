@@ -58,8 +58,12 @@ impl Trust {
         let (mut serials, mut services) = (HashSet::new(), HashSet::new());
         for revoked in &bundle.revoked {
             match revoked {
-                Revocation::Serial(serial) => drop(serials.insert(serial.clone())),
-                Revocation::Service(service) => drop(services.insert(service.clone())),
+                Revocation::Serial(serial) => {
+                    serials.insert(short(serial));
+                }
+                Revocation::Service(service) => {
+                    services.insert(service.clone());
+                }
             }
         }
         Ok(Self {
@@ -131,6 +135,15 @@ pub(super) fn fingerprint(der: &[u8]) -> Fingerprint {
     out
 }
 
+/// A serial without leading zero bytes: an INTEGER of DER has none, a serial written by its length may.
+fn short(serial: &str) -> String {
+    let mut digits = serial;
+    while let Some(rest) = digits.strip_prefix("00").filter(|rest| !rest.is_empty()) {
+        digits = rest;
+    }
+    digits.to_owned()
+}
+
 /// A certificate's time; before 1970 is 1970.
 pub(super) fn time(unix: i64) -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(unix).unwrap_or(0))
@@ -139,12 +152,4 @@ pub(super) fn time(unix: i64) -> SystemTime {
 /// The same for the path builder.
 pub(super) fn unix(now: SystemTime) -> UnixTime {
     UnixTime::since_unix_epoch(now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default())
-}
-
-#[cfg(test)]
-impl Root {
-    /// The fingerprint, for tests that compare.
-    pub(super) fn hex(&self) -> String {
-        self.fingerprint.iter().map(|b| format!("{b:02x}")).collect()
-    }
 }

@@ -8,23 +8,17 @@ use std::time::SystemTime;
 use outrigger_proto::model::SpiffeId;
 use parking_lot::Mutex;
 use rustls::crypto::CryptoProvider;
-use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls::sign::SingleCertAndKey;
 use rustls::{ClientConfig, ServerConfig};
 use rustls_pki_types::{CertificateDer, ServerName};
 
+use super::leaf::Leaf;
 use super::trust::Trust;
 use super::verify::{self, Refusal, Side, Verifier};
 use super::{Alpn, Own, Peer, crypto};
 
 /// Settings kept ready; more peers than that are rare, and settings are cheap to make.
 const CLIENTS: usize = 64;
-
-/// A leaf with its key.
-#[derive(Debug)]
-pub(super) struct Leaf {
-    pub(super) own: Arc<Own>,
-    pub(super) key: Arc<CertifiedKey>,
-}
 
 #[derive(Debug)]
 pub(super) struct View {

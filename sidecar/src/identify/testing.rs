@@ -1,0 +1,132 @@
+//! A CA for tests: certificates good and bad.
+
+use std::time::{Duration, SystemTime};
+
+use outrigger_proto::model::TrustBundle;
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
+    KeyUsagePurpose, SanType,
+};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+
+use super::Identity;
+use super::leaf::Leaf;
+use crate::config;
+
+/// The trust domain of these tests.
+pub(crate) const DOMAIN: &str = "test.local";
+
+type Issuer = CertifiedIssuer<'static, KeyPair>;
+
+/// A root with one intermediate.
+pub(crate) struct Ca {
+    pub(crate) root: Issuer,
+    pub(crate) issuing: Issuer,
+}
+
+/// What a leaf says.
+#[derive(Clone)]
+pub(crate) struct Spec {
+    pub(crate) uris: Vec<String>,
+    pub(crate) usages: Vec<ExtendedKeyUsagePurpose>,
+    pub(crate) not_before: SystemTime,
+    pub(crate) not_after: SystemTime,
+}
+
+impl Spec {
+    /// A good leaf of `service`, as `namespace/service`.
+    pub(crate) fn of(service: &str) -> Self {
+        let now = SystemTime::now();
+        Self {
+            uris: vec![id(service)],
+            usages: vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth],
+            not_before: now - Duration::from_secs(600),
+            not_after: now + Duration::from_secs(3600),
+        }
+    }
+
+    /// The request for a certificate, and what it is signed for.
+    pub(crate) fn params(&self) -> CertificateParams {
+        let mut params = CertificateParams::default();
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        params.subject_alt_names = self
+            .uris
+            .iter()
+            .map(|uri| SanType::URI(uri.as_str().try_into().expect("ASCII")))
+            .collect();
+        params.extended_key_usages = self.usages.clone();
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        (params.not_before, params.not_after) = (self.not_before.into(), self.not_after.into());
+        params
+    }
+}
+
+/// The id of `namespace/service` in the domain of these tests.
+pub(crate) fn id(service: &str) -> String {
+    let (namespace, service) = service.split_once('/').expect("namespace/service");
+    format!("spiffe://{DOMAIN}/ns/{namespace}/svc/{service}")
+}
+
+/// A CA's certificate.
+pub(crate) fn authority(name: &str) -> CertificateParams {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = rcgen::DistinguishedName::new();
+    params.distinguished_name.push(DnType::CommonName, name);
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    params
+}
+
+fn key() -> KeyPair {
+    KeyPair::generate().expect("a key")
+}
+
+impl Ca {
+    pub(crate) fn new() -> Self {
+        let root = Issuer::self_signed(authority("root"), key()).expect("a root");
+        let issuing = Issuer::signed_by(authority("issuing"), key(), &root).expect("an intermediate");
+        Self { root, issuing }
+    }
+
+    /// What those who trust this CA have.
+    pub(crate) fn bundle(&self) -> TrustBundle {
+        TrustBundle {
+            trust_domain: DOMAIN.into(),
+            roots: vec![self.root.der().to_vec()],
+            generation: 1,
+            revoked: Vec::new(),
+        }
+    }
+
+    /// A chain and its key.
+    pub(crate) fn leaf(&self, spec: &Spec) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
+        let key = key();
+        let leaf = spec.params().signed_by(&key, &self.issuing).expect("a leaf");
+        let chain = vec![leaf.der().clone(), self.issuing.der().clone()];
+        (chain, PrivatePkcs8KeyDer::from(key.serialize_der()).into())
+    }
+
+    /// An identity that shows a leaf of `spec` and trusts this CA.
+    pub(crate) fn with(&self, spec: &Spec) -> Identity {
+        let (chain, key) = self.leaf(spec);
+        let identity = empty();
+        identity.trust(&self.bundle());
+        identity.install(Leaf::new(chain, key, &identity.provider).expect("a leaf"));
+        identity
+    }
+
+    /// A good identity of `namespace/service`.
+    pub(crate) fn identity(&self, service: &str) -> Identity {
+        self.with(&Spec::of(service))
+    }
+}
+
+/// Settings with everything at its default.
+pub(crate) fn settings() -> config::Identity {
+    serde_json::from_value(serde_json::json!({})).expect("defaults")
+}
+
+/// An identity that has nothing yet.
+pub(crate) fn empty() -> Identity {
+    Identity::new(Some(&settings()))
+}

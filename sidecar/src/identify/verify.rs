@@ -18,7 +18,7 @@ use webpki::{EndEntityCert, KeyUsage};
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
-use super::trust::{Trust, time, unix};
+use super::trust::{Fingerprint, Trust, time, unix};
 use super::{NotAdmitted, Peer};
 
 /// Certificates that a peer may show: the leaf, intermediates, perhaps the root.
@@ -33,6 +33,9 @@ pub enum Refusal {
     /// It does not lead to a root that is trusted, or may not be used so.
     #[error("{}", chain(.0))]
     Chain(webpki::Error),
+    /// It may not be used for this side of a connection.
+    #[error("its certificate may not be used for this side of a connection")]
+    Usage,
     /// It cannot be read.
     #[error("its certificate cannot be read")]
     Malformed,
@@ -90,8 +93,8 @@ pub(super) fn verify(
     }
     let end_entity = EndEntityCert::try_from(leaf).map_err(Refusal::Chain)?;
     let usage = match side {
-        Side::Client => KeyUsage::required(CLIENT_AUTH),
-        Side::Server => KeyUsage::required(SERVER_AUTH),
+        Side::Client => KeyUsage::client_auth(),
+        Side::Server => KeyUsage::server_auth(),
     };
     let path = end_entity
         .verify_for_usage(
@@ -107,7 +110,11 @@ pub(super) fn verify(
     let root = trust
         .root_of(path.anchor())
         .ok_or(Refusal::Chain(webpki::Error::UnknownIssuer))?;
-    let peer = read(leaf, root.fingerprint)?;
+    let (_, parsed) = X509Certificate::from_der(leaf).map_err(|_| Refusal::Malformed)?;
+    if !serves_as(&parsed, side) {
+        return Err(Refusal::Usage);
+    }
+    let peer = peer(&parsed, root.fingerprint)?;
     if peer.id.trust_domain() != trust.trust_domain() {
         return Err(Refusal::OtherDomain(peer.id));
     }
@@ -121,13 +128,26 @@ pub(super) fn verify(
 ///
 /// # Errors
 /// When it does not carry exactly one id.
-pub(super) fn read(leaf: &[u8], root: [u8; 32]) -> Result<Peer, Refusal> {
+pub(super) fn read(leaf: &[u8], root: Fingerprint) -> Result<Peer, Refusal> {
     let (_, parsed) = X509Certificate::from_der(leaf).map_err(|_| Refusal::Malformed)?;
+    peer(&parsed, root)
+}
+
+fn peer(leaf: &X509Certificate<'_>, root: Fingerprint) -> Result<Peer, Refusal> {
     Ok(Peer {
-        id: id(&parsed)?,
-        serial: serial(&parsed),
-        not_after: time(parsed.validity().not_after.timestamp()),
+        id: id(leaf)?,
+        serial: serial(leaf),
+        not_after: time(leaf.validity().not_after.timestamp()),
         root,
+    })
+}
+
+/// The path builder lets a leaf without the extension through; ours always have it.
+fn serves_as(leaf: &X509Certificate<'_>, side: Side) -> bool {
+    let usage = leaf.extended_key_usage().ok().flatten();
+    usage.is_some_and(|usage| match side {
+        Side::Client => usage.value.client_auth,
+        Side::Server => usage.value.server_auth,
     })
 }
 
@@ -335,7 +355,7 @@ fn chain(error: &webpki::Error) -> String {
         E::UnknownIssuer | E::InvalidSignatureForPublicKey => {
             "its certificate does not lead to a root that is trusted here".into()
         }
-        E::RequiredEkuNotFoundContext(_) => "its certificate may not be used for this side of a connection".into(),
+        E::RequiredEkuNotFoundContext(_) => Refusal::Usage.to_string(),
         E::CaUsedAsEndEntity => "it shows a CA's certificate as its own".into(),
         E::PathLenConstraintViolated | E::MaximumPathDepthExceeded => "its chain is longer than its CA allows".into(),
         other => format!("its certificate is not accepted: {other}"),
@@ -345,7 +365,3 @@ fn chain(error: &webpki::Error) -> String {
 fn clock(now: UnixTime) -> SystemTime {
     SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(now.as_secs())
 }
-
-/// Extended key usages (RFC 5280 §4.2.1.12): serverAuth, clientAuth; the value of the OID in DER.
-const SERVER_AUTH: &[u8] = &[0x2b, 6, 1, 5, 5, 7, 3, 1];
-const CLIENT_AUTH: &[u8] = &[0x2b, 6, 1, 5, 5, 7, 3, 2];

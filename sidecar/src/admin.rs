@@ -25,6 +25,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
+use crate::contain::{self, Place, Task};
 use crate::drain::Phase;
 use crate::observe::prometheus;
 use crate::shared::Shared;
@@ -43,8 +44,13 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// Serves the admin pages on `listener` until the process ends.
 pub async fn serve(listener: TcpListener, shared: Arc<Shared>) {
     shared.admin.send_replace(listener.local_addr().ok());
+    let mut task = Task::new(Place::Admin, shared.stats.clone());
     let permits = Arc::new(Semaphore::new(CONNECTIONS));
     let mut connections = JoinSet::new();
+    while task.again(accept(&listener, &permits, &mut connections, &shared)).await {}
+}
+
+async fn accept(listener: &TcpListener, permits: &Arc<Semaphore>, connections: &mut JoinSet<()>, shared: &Arc<Shared>) {
     loop {
         while connections.try_join_next().is_some() {}
         let Ok(permit) = permits.clone().acquire_owned().await else {
@@ -116,6 +122,7 @@ async fn answer(shared: &Shared, request: Request<Incoming>) -> Answer {
             text(StatusCode::ACCEPTED, "draining\n")
         }
         (&Method::POST, "/workload") => workload(shared, request).await,
+        (&Method::POST, "/debug/panic") if shared.bootstrap.debug => panic(request.uri().query()),
         (_, "/metrics" | "/stats" | "/health" | "/livez" | "/readyz" | "/config") => not_allowed("GET"),
         (_, "/drain" | "/workload") => not_allowed("POST"),
         _ => text(StatusCode::NOT_FOUND, format!("{PAGES}\n")),
@@ -153,6 +160,22 @@ async fn workload(shared: &Shared, request: Request<Incoming>) -> Answer {
         }
     }
     text(StatusCode::OK, "noted\n")
+}
+
+/// Makes the next one to come by a place panic: `in=request`, `in=accept`, …
+fn panic(query: Option<&str>) -> Answer {
+    let asked = query.and_then(|q| q.strip_prefix("in="));
+    match Place::ALL.into_iter().find(|p| Some(p.as_str()) == asked) {
+        Some(place) => {
+            tracing::warn!(place = place.as_str(), "the debug switch asks for a panic");
+            contain::arm(place);
+            text(StatusCode::ACCEPTED, "armed\n")
+        }
+        None => {
+            let places = Place::ALL.map(Place::as_str).join(", ");
+            text(StatusCode::BAD_REQUEST, format!("in= one of {places}\n"))
+        }
+    }
 }
 
 fn metrics(shared: &Shared) -> Answer {

@@ -71,6 +71,9 @@ pub struct Bootstrap {
     /// Where access-log lines go: a path, or `-` for standard output.
     #[serde(default)]
     pub access_log: Option<String>,
+    /// Lets the admin listener inject panics (`POST /debug/panic?in=PLACE`). For tests; off otherwise.
+    #[serde(default)]
+    pub debug: bool,
     /// Resources to start with; all there is in static mode.
     #[serde(default)]
     pub resources: Resources,

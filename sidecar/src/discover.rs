@@ -20,6 +20,7 @@ use std::time::Duration;
 
 use outrigger_proto::model::ServiceName;
 
+use crate::contain::{Place, Task};
 use crate::shared::Shared;
 use state::{Change, Output, State};
 use store::Store;
@@ -49,17 +50,26 @@ pub async fn run(shared: Arc<Shared>) {
 
 /// Static mode: what the file does not name is absent.
 async fn answer_from_the_file(shared: &Shared, mut state: State) {
+    let mut task = Task::new(Place::Discovery, shared.stats.clone());
     let mut wanted = shared.directory.wanted_changes();
-    loop {
-        drop(wanted.borrow_and_update());
-        apply(shared, state.want(&shared.directory.wanted()));
-        for name in state.unknown() {
-            shared.directory.publish_absent(&name);
-        }
-        tokio::select! {
-            changed = wanted.changed() => if changed.is_err() { return },
-            () = tokio::time::sleep(IDLE_CHECK) => drop(shared.directory.forget_idle(IDLE)),
-        }
+    while task
+        .again(async {
+            loop {
+                drop(wanted.borrow_and_update());
+                apply(shared, state.want(&shared.directory.wanted()));
+                for name in state.unknown() {
+                    shared.directory.publish_absent(&name);
+                }
+                tokio::select! {
+                    // The sender lives in the directory, which outlives this loop.
+                    changed = wanted.changed() => drop(changed),
+                    () = tokio::time::sleep(IDLE_CHECK) => drop(shared.directory.forget_idle(IDLE)),
+                }
+            }
+        })
+        .await
+    {
+        apply(shared, state.again());
     }
 }
 

@@ -89,7 +89,7 @@ impl Egress {
             copy::reset(&stream);
             return;
         }
-        self.cell.opened();
+        let _open = self.cell.opened();
         let bounds = Bounds {
             limits: self.shared.directory.proxy().limits.clone(),
             meshed: false,
@@ -101,7 +101,6 @@ impl Egress {
         if let Err(error) = serve::http1(stream, service, &bounds, &self.shared.drain).await {
             tracing::debug!(%error, "proxy connection ended");
         }
-        self.cell.closed();
     }
 
     /// Closes connections that nobody used for `idle`.

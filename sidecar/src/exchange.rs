@@ -10,6 +10,7 @@ use std::time::Instant;
 use http::{HeaderMap, StatusCode};
 
 use crate::connect::Lease;
+use crate::contain::{self, Place};
 use crate::observe::access_log::{AccessLog, Record};
 use crate::observe::{Cell, Direction, StatusClass};
 use crate::reason::Reason;
@@ -75,6 +76,7 @@ impl Exchange {
 
     /// A try was sent upstream.
     pub fn tried(&mut self) {
+        contain::here(Place::Request);
         self.tries += 1;
         self.cell.try_sent();
     }

@@ -19,6 +19,7 @@ use outrigger_proto::model::Proxy;
 
 pub use app::{App, AppState, Check, Life};
 
+use crate::contain::{Place, Task};
 use crate::shared::Shared;
 use tracker::{Tracker, Verdict};
 
@@ -31,17 +32,35 @@ const DEPENDENCIES: Duration = Duration::from_secs(2);
 
 /// Probes the app and its dependencies. Runs until the process ends.
 pub async fn run(shared: Arc<Shared>) {
-    tokio::join!(watch_app(&shared), watch_dependencies(&shared));
+    let mut task = Task::new(Place::Health, shared.stats.clone());
+    let mut watched = Watched {
+        tracker: Tracker::default(),
+        start: shared.app.start(),
+        began: Instant::now(),
+    };
+    while task.again(both(&shared, &mut watched)).await {}
 }
 
-async fn watch_app(shared: &Shared) {
-    let mut tracker = Tracker::default();
-    let mut start = shared.app.start();
-    let mut began = Instant::now();
+async fn both(shared: &Shared, watched: &mut Watched) {
+    tokio::join!(watch_app(shared, watched), watch_dependencies(shared));
+}
+
+/// The app as its probes see it, from one of its starts on.
+struct Watched {
+    tracker: Tracker,
+    start: u64,
+    began: Instant,
+}
+
+async fn watch_app(shared: &Shared, watched: &mut Watched) {
     let mut changes = shared.directory.proxy_changes();
     loop {
-        if shared.app.start() != start {
-            (start, began, tracker) = (shared.app.start(), Instant::now(), Tracker::default());
+        if shared.app.start() != watched.start {
+            *watched = Watched {
+                tracker: Tracker::default(),
+                start: shared.app.start(),
+                began: Instant::now(),
+            };
         }
         changes.mark_unchanged();
         let proxy = shared.directory.proxy();
@@ -51,14 +70,14 @@ async fn watch_app(shared: &Shared) {
             let hinted = shared.app.take_hint();
             let result = probe::app(&shared.bootstrap, &proxy.health).await;
             // What began before a restart says nothing about the app after it.
-            if shared.app.start() == start {
+            if shared.app.start() == watched.start {
                 let failed = result.is_err();
-                if let Some(verdict) = tracker.observe(result, &proxy.health) {
+                if let Some(verdict) = watched.tracker.observe(result, &proxy.health) {
                     shared.app.set(verdict);
                 } else {
                     shared.app.checked();
                 }
-                if failed && hinted && tracker.is_well() {
+                if failed && hinted && watched.tracker.is_well() {
                     // A refused request and a failed probe agree: ask again at once, not in an interval.
                     shared.app.hint();
                 }
@@ -67,7 +86,7 @@ async fn watch_app(shared: &Shared) {
         // A probe that is itself slow, such as a command, takes half of the time at most.
         let quick = QUICK.max(asked.elapsed());
         let pause = match life {
-            Life::Starting if began.elapsed() < START && !tracker.is_well() => quick,
+            Life::Starting if watched.began.elapsed() < START && !watched.tracker.is_well() => quick,
             _ if shared.app.hinted() => quick,
             _ => proxy.health.interval,
         };

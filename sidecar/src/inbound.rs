@@ -79,7 +79,7 @@ impl Inbound {
 
     /// Serves one connection of a sidecar or of a plain client.
     pub async fn connection(self: Arc<Self>, stream: TcpStream, client: SocketAddr) {
-        self.cell.opened();
+        let _open = self.cell.opened();
         let served = match self.protocol {
             Protocol::Tcp | Protocol::Tls => self.opaque(stream).await,
             Protocol::Auto => match detect::detect(&stream, detect::PATIENCE).await {
@@ -97,7 +97,6 @@ impl Inbound {
         if let Err(error) = served {
             tracing::debug!(%error, "inbound connection ended");
         }
-        self.cell.closed();
     }
 
     /// Closes connections to the app that nobody used for `idle`.

@@ -6,13 +6,14 @@
 //! - [`policy`], [`balance`]: decisions, pure. [`connect`]: connections and pools. [`forward`]: bodies, fields, upgrades.
 //! - [`reason`]: why the mesh answers by itself. [`respond`]: where a failure becomes a status. [`observe`]: counters and the access log.
 //! - [`directory`]: what is known of the mesh. [`discover`], [`register`], [`health`], [`admin`]: the control side.
-//! - [`drain`]: leaving in order.
+//! - [`drain`]: leaving in order. [`contain`]: what a panic costs.
 
 pub mod accept;
 pub mod admin;
 pub mod balance;
 pub mod config;
 pub mod connect;
+pub mod contain;
 pub mod detect;
 pub mod directory;
 pub mod discover;

@@ -9,6 +9,6 @@ mod histogram;
 pub mod prometheus;
 mod registry;
 
-pub use cell::{Cell, CellSnapshot, StatusClass};
+pub use cell::{Cell, CellSnapshot, OpenConnection, StatusClass};
 pub use histogram::{Histogram, HistogramSnapshot};
 pub use registry::{Direction, Gauge, Key, Stats};

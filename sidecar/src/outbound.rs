@@ -68,7 +68,7 @@ impl Outbound {
 
     /// Serves one connection of the app: by the declared protocol, or by what its first bytes say.
     pub async fn connection(self: Arc<Self>, stream: TcpStream, client: SocketAddr) {
-        self.cluster.cell.opened();
+        let _open = self.cluster.cell.opened();
         let served = match self.cluster.resolve().await.map(|r| r.protocol) {
             Ok(Protocol::Tcp | Protocol::Tls) => self.opaque(stream).await,
             Ok(Protocol::Auto) => match detect::detect(&stream, detect::PATIENCE).await {
@@ -87,7 +87,6 @@ impl Outbound {
         if let Err(error) = served {
             tracing::debug!(service = self.cluster.name(), %error, "outbound connection ended");
         }
-        self.cluster.cell.closed();
     }
 
     /// Serves HTTP on a stream that leads to this service.

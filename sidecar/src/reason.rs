@@ -55,6 +55,8 @@ reasons! {
     ExternalDenied => "external_denied", 403, 7, "calls to this host outside the mesh are not allowed";
     /// The destination would lead back to this sidecar.
     Loop => "loop", 508, 13, "the request would lead back to its own sidecar";
+    /// The sidecar itself failed at this request.
+    Internal => "internal", 500, 13, "the sidecar failed at this request; its log says where";
     /// The sidecar is at a limit.
     Overloaded => "overloaded", 503, 8, "the sidecar is at a limit";
 }

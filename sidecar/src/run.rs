@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 
 use outrigger_proto::model::{FieldError, Protocol};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
 
 use crate::accept::{self, Handler, Listener, Worker};
 use crate::config::Bootstrap;
+use crate::contain::{Place, Task};
 use crate::drain::Phase;
 use crate::egress::Egress;
 use crate::inbound::Inbound;
@@ -24,6 +24,9 @@ use crate::{admin, discover, health, register};
 /// Unused upstream connections are closed after this.
 const IDLE: Duration = Duration::from_secs(60);
 
+/// How often unused connections are looked for.
+const PRUNE: Duration = Duration::from_secs(2);
+
 /// Why a sidecar did not start, or ended by itself.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -33,12 +36,9 @@ pub enum Error {
     /// A socket, a thread or a file.
     #[error("{0}")]
     Io(#[from] io::Error),
-    /// A task of the control side ended by a panic: the sidecar must not stay half-alive.
-    #[error("a control task ended by a panic")]
+    /// A part of the control side could not even begin: the sidecar must not stay half-alive.
+    #[error("a task of the control side ended by a panic while it began")]
     Control,
-    /// A data worker ended: the sidecar must not stay half-alive.
-    #[error("data worker {0} ended unexpectedly")]
-    Worker(usize),
 }
 
 /// One worker's journeys, by role: outbound listeners, inbound listeners, the proxy port.
@@ -51,7 +51,7 @@ struct Journeys {
 /// Runs one sidecar until SIGTERM, SIGINT, or a request to drain; then drains.
 ///
 /// # Errors
-/// When it cannot start, or a worker ends.
+/// When it cannot start.
 pub fn run(bootstrap: Bootstrap) -> Result<(), Error> {
     bootstrap.check()?;
     raise_file_limit();
@@ -78,14 +78,12 @@ async fn serve(shared: Arc<Shared>) -> Result<(), Error> {
     let admin = tokio::net::TcpListener::from_std(accept::bind(bootstrap.admin)?)?;
     tracing::info!(service = %shared.name, instance = bootstrap.instance, admin = %admin.local_addr()?, "sidecar started");
 
-    let (ended, mut worker_ended) = mpsc::channel(1);
     let count = worker_count(bootstrap.workers);
     let mut workers = Vec::with_capacity(count);
     for index in 0..count {
         let (shared, log) = (shared.clone(), log.clone());
-        workers.push(accept::spawn(index, ended.clone(), move || {
-            handler(&shared, log.as_ref())
-        })?);
+        let life = Task::new(Place::Worker, shared.stats.clone());
+        workers.push(accept::spawn(index, life, move || handler(&shared, log.as_ref()))?);
     }
     let workers: Arc<[Worker]> = workers.into();
 
@@ -100,7 +98,6 @@ async fn serve(shared: Arc<Shared>) -> Result<(), Error> {
         _ = term.recv() => {}
         _ = int.recv() => {}
         () = shared.drain_requested.notified() => {}
-        Some(index) = worker_ended.recv() => return Err(Error::Worker(index)),
         () = panicked(&mut control) => return Err(Error::Control),
     }
     let drain = shared.directory.proxy().drain;
@@ -127,7 +124,7 @@ fn bind_all(bootstrap: &Bootstrap) -> io::Result<Vec<Listener>> {
         .enumerate()
         .map(|(role, address)| {
             Ok(Listener {
-                socket: accept::bind(address)?,
+                socket: accept::bind(address)?.into(),
                 role,
             })
         })
@@ -141,8 +138,12 @@ fn acceptor(
     shared: Arc<Shared>,
 ) -> io::Result<std::thread::JoinHandle<()>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let mut task = Task::new(Place::Accept, shared.stats.clone());
     std::thread::Builder::new().name("acceptor".into()).spawn(move || {
-        if let Err(error) = runtime.block_on(accept::run_acceptor(listeners, workers, shared.clone())) {
+        let accept = || runtime.block_on(accept::run_acceptor(&listeners, workers.clone(), shared.clone()));
+        let mut ended = Ok(());
+        while task.thread(|| ended = accept()) {}
+        if let Err(error) = ended {
             tracing::error!(%error, "accepting ended");
             shared.drain_requested.notify_one();
         }
@@ -152,13 +153,20 @@ fn acceptor(
 /// Builds one worker's journeys on its own thread.
 fn handler(shared: &Arc<Shared>, log: Option<&AccessLog>) -> Handler {
     let journeys = Arc::new(journeys(shared, log));
-    let pruned = journeys.clone();
+    let (pruned, stats) = (journeys.clone(), shared.stats.clone());
+    // Owned by the worker's runtime: it ends with it.
     tokio::spawn(async move {
-        let mut tick = tokio::time::interval(Duration::from_secs(2));
-        loop {
-            tick.tick().await;
-            pruned.prune(Instant::now());
-        }
+        let mut timer = Task::new(Place::Timer, stats);
+        let mut tick = tokio::time::interval(PRUNE);
+        while timer
+            .again(async {
+                loop {
+                    tick.tick().await;
+                    pruned.prune(Instant::now());
+                }
+            })
+            .await
+        {}
     });
     Box::new(move |stream, client, role, open| {
         let (outbound, inbound) = (journeys.outbound.len(), journeys.inbound.len());
@@ -209,7 +217,8 @@ impl Journeys {
     }
 }
 
-/// Waits until a task of the control side ends by a panic; one that has nothing to do may return.
+/// Waits until a task of the control side ends by a panic, which only one can that was not supervised yet;
+/// one that has nothing to do may return.
 async fn panicked(control: &mut tokio::task::JoinSet<()>) {
     while let Some(ended) = control.join_next().await {
         if ended.is_err() {
@@ -234,7 +243,7 @@ fn worker_count(asked: usize) -> usize {
     }
 }
 
-/// A panic in one request's task ends that connection; it is counted so that somebody sees it.
+/// What a panic costs is `contain`'s matter; it is counted so that somebody sees it.
 fn count_panics(shared: &Arc<Shared>) {
     static INSTALLED: AtomicBool = AtomicBool::new(false);
     if INSTALLED.swap(true, Ordering::Relaxed) {

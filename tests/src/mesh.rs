@@ -275,6 +275,20 @@ impl Sidecar {
         Ok(client::get_ok(self.admin, "/metrics").await?.text())
     }
 
+    /// Makes the next one that comes by `place` panic.
+    ///
+    /// # Errors
+    /// When the admin listener refuses.
+    pub async fn panic(&self, place: &str) -> Result<()> {
+        let request = format!(
+            "POST /debug/panic?in={place} HTTP/1.1\r\nHost: {}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
+            self.admin
+        );
+        let answer = client::once(self.admin, &request).await?;
+        ensure!(answer.status() == 202, "{answer:?}");
+        Ok(())
+    }
+
     /// Fails when the program is gone or a task of it panicked.
     ///
     /// # Errors
@@ -313,6 +327,8 @@ pub fn start(world: &World, name: &str, mut config: Value, listen: SocketAddr, a
     if access_log {
         config["access_log"] = json!("-");
     }
+    // A test may inject a panic into any sidecar.
+    config["debug"] = json!(true);
     let admin = config["admin"].as_str().context("admin")?.parse()?;
     let path = world.write(&format!("{name}.yaml"), &serde_json::to_string_pretty(&config)?)?;
     let mut command = world.program("outrigger-sidecar")?;

@@ -16,6 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
 use super::head::Watch;
+use crate::contain::{self, Place};
 
 /// How long the peer may take to close its half.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -82,6 +83,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
 impl<S: AsyncRead + Unpin> AsyncRead for Client<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
+        contain::here(Place::Connection);
         if !this.ahead.is_empty() {
             let n = this.ahead.len().min(buf.remaining());
             buf.put_slice(this.ahead.get(..n).unwrap_or_default());

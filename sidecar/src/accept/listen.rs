@@ -1,22 +1,26 @@
 //! Listeners and the one acceptor.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::unix::AsyncFd;
 
 use super::worker::{Job, Worker};
+use crate::contain::{self, Place, Task};
 use crate::drain::Phase;
 use crate::observe::Gauge;
 use crate::shared::Shared;
 
+/// Between attempts to accept without a file descriptor to do it with.
+const PAUSE: Duration = Duration::from_millis(50);
+
 /// One bound socket; `role` is the worker's index of the journey.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Listener {
-    /// The bound socket, non-blocking.
-    pub socket: TcpListener,
+    /// The bound socket, non-blocking. Shared, so that it outlives a task that accepts on it.
+    pub socket: Arc<TcpListener>,
     /// Which journey its connections take.
     pub role: usize,
 }
@@ -44,11 +48,12 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     })
 }
 
-/// Accepts on every listener until the drain reaches its end.
-pub async fn run_acceptor(listeners: Vec<Listener>, workers: Arc<[Worker]>, shared: Arc<Shared>) -> io::Result<()> {
+/// Accepts on every listener until the drain reaches its end. A panic costs nothing: the sockets, and
+/// the connection in hand, are kept outside the task that is run again.
+pub async fn run_acceptor(listeners: &[Listener], workers: Arc<[Worker]>, shared: Arc<Shared>) -> io::Result<()> {
     let mut tasks = tokio::task::JoinSet::new();
     for listener in listeners {
-        tasks.spawn(accept(listener, workers.clone(), shared.clone()));
+        tasks.spawn(keep_accepting(listener.clone(), workers.clone(), shared.clone()));
     }
     tokio::select! {
         () = shared.drain.reached(Phase::Ended) => Ok(()),
@@ -68,47 +73,84 @@ async fn first_failure(tasks: &mut tokio::task::JoinSet<io::Result<()>>) -> io::
     std::future::pending().await
 }
 
-async fn accept(listener: Listener, workers: Arc<[Worker]>, shared: Arc<Shared>) -> io::Result<()> {
-    let role = listener.role;
-    // A raw accept instead of tokio's: the stream is registered once, on its worker.
-    #[expect(
-        deprecated,
-        reason = "its replacement is unsafe; std's listener owns its descriptor, which is what that is about"
-    )]
-    let socket = AsyncFd::new(listener.socket)?;
-    let hand = |stream: std::net::TcpStream, client: SocketAddr| {
-        let open: usize = workers.iter().map(Worker::open).sum();
-        let full = open >= shared.directory.proxy().limits.max_connections;
-        let least = workers
+async fn keep_accepting(listener: Listener, workers: Arc<[Worker]>, shared: Arc<Shared>) -> io::Result<()> {
+    let mut task = Task::new(Place::Accept, shared.stats.clone());
+    let mut door = Door {
+        listener,
+        workers,
+        shared,
+        in_hand: None,
+    };
+    let mut ended = Ok(());
+    while task.again(async { ended = door.accept().await }).await {}
+    ended
+}
+
+/// One listener being accepted on.
+struct Door {
+    listener: Listener,
+    workers: Arc<[Worker]>,
+    shared: Arc<Shared>,
+    /// Accepted and not handed over yet.
+    in_hand: Option<(TcpStream, SocketAddr)>,
+}
+
+impl Door {
+    async fn accept(&mut self) -> io::Result<()> {
+        // Left by a panic. Taken out first: if it were the cause, it would not be met again.
+        if let Some((stream, client)) = self.in_hand.take() {
+            self.hand(stream, client);
+        }
+        // A raw accept instead of tokio's: the stream is registered once, on its worker.
+        #[expect(
+            deprecated,
+            reason = "its replacement is unsafe; std's listener owns its descriptor, which is what that is about"
+        )]
+        let socket = AsyncFd::new(self.listener.socket.clone())?;
+        loop {
+            let mut ready = tokio::select! {
+                ready = socket.readable() => ready?,
+                () = self.shared.drain.reached(Phase::Closing) => break,
+            };
+            match ready.try_io(|inner| inner.get_ref().accept()) {
+                Err(_would_block) => {}
+                Ok(Ok(accepted)) => {
+                    self.in_hand = Some(accepted);
+                    contain::here(Place::Accept);
+                    if let Some((stream, client)) = self.in_hand.take() {
+                        self.hand(stream, client);
+                    }
+                }
+                Ok(Err(e)) if exhausted(&e) => {
+                    // The backlog stays readable: without a pause this would spin.
+                    self.shared.stats.add(Gauge::AcceptPaused, 1);
+                    tokio::time::sleep(PAUSE).await;
+                }
+                // The client gave up before it was accepted (accept(2), "Error handling").
+                Ok(Err(e)) => tracing::debug!(error = %e, "a connection ended before it was accepted"),
+            }
+        }
+        // What the kernel has accepted already is served and told to go; closing the listener would reset it.
+        while let Ok((stream, client)) = socket.get_ref().accept() {
+            self.hand(stream, client);
+        }
+        Ok(())
+    }
+
+    /// Gives a connection to the least loaded worker; at the limit it is closed.
+    fn hand(&self, stream: TcpStream, client: SocketAddr) {
+        let role = self.listener.role;
+        let open: usize = self.workers.iter().map(Worker::open).sum();
+        let full = open >= self.shared.directory.proxy().limits.max_connections;
+        let least = self
+            .workers
             .iter()
             .min_by_key(|w| w.open())
             .filter(|_| !full && stream.set_nonblocking(true).is_ok());
         if !least.is_some_and(|w| w.hand(Job { stream, client, role })) {
-            shared.stats.add(Gauge::ConnectionsRefused, 1);
-        }
-    };
-    loop {
-        let mut ready = tokio::select! {
-            ready = socket.readable() => ready?,
-            () = shared.drain.reached(Phase::Closing) => break,
-        };
-        match ready.try_io(|inner| inner.get_ref().accept()) {
-            Err(_would_block) => {}
-            Ok(Ok((stream, client))) => hand(stream, client),
-            Ok(Err(e)) if exhausted(&e) => {
-                // The backlog stays readable: without a pause this would spin.
-                shared.stats.add(Gauge::AcceptPaused, 1);
-                tokio::time::sleep(Duration::from_millis(50)).await;
-            }
-            // The client gave up before it was accepted (accept(2), "Error handling").
-            Ok(Err(e)) => tracing::debug!(error = %e, "a connection ended before it was accepted"),
+            self.shared.stats.add(Gauge::ConnectionsRefused, 1);
         }
     }
-    // What the kernel has accepted already is served and told to go; closing the listener would reset it.
-    while let Ok((stream, client)) = socket.get_ref().accept() {
-        hand(stream, client);
-    }
-    Ok(())
 }
 
 /// EMFILE, ENFILE, ENOBUFS, ENOMEM.

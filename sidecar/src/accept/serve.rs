@@ -2,10 +2,10 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use futures_util::TryFutureExt as _;
+use http::header::{CONNECTION, HeaderValue};
 use http::{Request, Response};
 use hyper::body::{Body as _, Incoming};
 use hyper::server::conn::{http1, http2};
@@ -18,8 +18,11 @@ use tokio::time::Instant;
 use super::client::Client;
 use super::head::Watch;
 use crate::connect::{CONNECTION_WINDOW, MAX_STREAMS, SEND_BUFFER, STREAM_WINDOW};
+use crate::contain::{self, Caught, Panicked, caught};
 use crate::drain::{Drain, Phase};
 use crate::forward::body::{Body, BodyError};
+use crate::reason::Reason;
+use crate::respond::{self, Dress};
 
 /// Answers one request. `Err` resets an HTTP/2 stream with the reason in it and closes an HTTP/1 connection.
 pub trait Serve: Clone + Send + Sync + 'static {
@@ -40,7 +43,7 @@ struct Bridge<S> {
 impl<S: Serve> Service<Request<Incoming>> for Bridge<S> {
     type Response = Response<Answer>;
     type Error = h2::Error;
-    type Future = Pin<Box<dyn Future<Output = Result<Response<Answer>, h2::Error>> + Send>>;
+    type Future = Answering;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         let watch = self.watch.clone();
@@ -50,10 +53,38 @@ impl<S: Serve> Service<Request<Incoming>> for Bridge<S> {
                 watch.read_whole();
             }
         }
-        let answer = self.inner.serve(request, watch.clone());
-        // Boxed once a request: hyper keeps the future inline in the connection otherwise, and an
-        // idle connection would hold room for the largest state of a request.
-        Box::pin(answer.map_ok(move |response| response.map(|body| Answer { body, watch })))
+        Answering {
+            work: caught(|| self.inner.serve(request, watch.clone())),
+            watch,
+        }
+    }
+}
+
+/// One request being answered. A panic in it costs this request: HTTP/1 answers 500 and closes, HTTP/2
+/// resets this stream and the connection goes on.
+#[derive(Debug)]
+struct Answering {
+    work: Caught<Result<Response<Body>, h2::Error>>,
+    watch: Option<Arc<Watch>>,
+}
+
+impl Future for Answering {
+    type Output = Result<Response<Answer>, h2::Error>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let answer = match ready!(Pin::new(&mut self.work).poll(cx)) {
+            Ok(answer) => answer,
+            Err(Panicked) if self.watch.is_some() => {
+                let mut answer = respond::answer(Reason::Internal, Dress::Http, "");
+                answer
+                    .headers_mut()
+                    .insert(CONNECTION, HeaderValue::from_static("close"));
+                Ok(answer)
+            }
+            Err(Panicked) => Err(h2::Reason::INTERNAL_ERROR.into()),
+        };
+        let watch = self.watch.take();
+        Poll::Ready(answer.map(|response| response.map(|body| Answer { body, watch })))
     }
 }
 
@@ -72,7 +103,9 @@ impl hyper::body::Body for Answer {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<http_body::Frame<bytes::Bytes>, BodyError>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
+        // On HTTP/1 the connection's task polls this; on HTTP/2 the stream's own.
+        contain::step(|| Pin::new(&mut self.body).poll_frame(cx))
+            .unwrap_or_else(|Panicked| Poll::Ready(Some(Err(h2::Error::from(h2::Reason::INTERNAL_ERROR).into()))))
     }
 
     fn is_end_stream(&self) -> bool {

@@ -4,14 +4,19 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::time::Duration;
 
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 
 use crate::connect;
+use crate::contain::{self, Place, Task, armed};
 
 /// Connections that may wait for a worker that is busy; more are refused.
 const QUEUE: usize = 1024;
+
+/// Before a worker that got no event loop asks for one again.
+const AGAIN: Duration = Duration::from_millis(50);
 
 /// An accepted connection on its way to a worker.
 #[derive(Debug)]
@@ -62,46 +67,55 @@ impl Worker {
     }
 }
 
-/// Starts worker `index`. `make` builds its journeys on the worker's own thread, inside its runtime.
-/// `ended` is sent when the thread ends, by panic too: a sidecar without a worker must not stay.
+/// Starts worker `index`. `make` builds its journeys on the worker's own thread, inside its runtime; again
+/// after a panic outside the tasks, which costs the connections that the worker had. The queue stays:
+/// what was handed over and not begun is served by the successor.
 ///
 /// # Errors
-/// When the thread or its runtime cannot start.
-pub fn spawn(
-    index: usize,
-    ended: mpsc::Sender<usize>,
-    make: impl FnOnce() -> Handler + Send + 'static,
-) -> io::Result<Worker> {
+/// When the thread or its first runtime cannot start.
+pub fn spawn(index: usize, mut life: Task, make: impl Fn() -> Handler + Send + 'static) -> io::Result<Worker> {
     let (jobs, mut queue) = mpsc::channel::<Job>(QUEUE);
     let open = Arc::new(AtomicUsize::new(0));
     let count = open.clone();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let mut first = Some(runtime()?);
     std::thread::Builder::new()
         .name(format!("data-{index}"))
         .spawn(move || {
-            let _tell = Ended(ended, index);
-            runtime.block_on(async move {
-                let handle = make();
-                while let Some(job) = queue.recv().await {
-                    let open = Open(count.clone());
-                    match TcpStream::from_std(job.stream) {
-                        Ok(stream) => {
-                            connect::prepare(&stream);
-                            handle(stream, job.client, job.role, open);
-                        }
-                        Err(error) => tracing::warn!(%error, "a connection could not be registered"),
+            loop {
+                let runtime = match first.take().map_or_else(runtime, Ok) {
+                    Ok(runtime) => runtime,
+                    Err(error) => {
+                        // For lack of file descriptors, most likely: they come back.
+                        tracing::error!(%error, "a data worker has no event loop; trying again");
+                        std::thread::park_timeout(AGAIN);
+                        continue;
                     }
+                };
+                let again = life.thread(|| runtime.block_on(armed(Place::Worker, work(&mut queue, &count, &make))));
+                // Tasks that are dropped with it may panic too.
+                drop(contain::step(|| drop(runtime)));
+                if !again {
+                    break;
                 }
-            });
+            }
         })?;
     Ok(Worker { jobs, open })
 }
 
-struct Ended(mpsc::Sender<usize>, usize);
+fn runtime() -> io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()
+}
 
-impl Drop for Ended {
-    fn drop(&mut self) {
-        // Full or closed: somebody else has told already.
-        let _told = self.0.try_send(self.1);
+async fn work(queue: &mut mpsc::Receiver<Job>, count: &Arc<AtomicUsize>, make: &impl Fn() -> Handler) {
+    let handle = make();
+    while let Some(job) = queue.recv().await {
+        let open = Open(count.clone());
+        match TcpStream::from_std(job.stream) {
+            Ok(stream) => {
+                connect::prepare(&stream);
+                handle(stream, job.client, job.role, open);
+            }
+            Err(error) => tracing::warn!(%error, "a connection could not be registered"),
+        }
     }
 }

@@ -13,6 +13,7 @@ use super::dial::{DialError, dial};
 use super::lease::{Held, Lease};
 use super::{http1, http2};
 use crate::balance::ewma::PeakEwma;
+use crate::contain::{self, Place};
 use crate::forward::body::Body;
 use crate::observe::{Gauge, Stats};
 use crate::policy::retry::Failure;
@@ -198,6 +199,7 @@ impl Upstream {
     fn take_idle(&self) -> Option<http1::Connection> {
         let now = Instant::now();
         let mut idle = self.idle.lock();
+        contain::here(Place::Lock);
         let mut waiting: Option<http1::Connection> = None;
         let mut found = None;
         while let Some(connection) = idle.pop() {
@@ -237,6 +239,7 @@ impl Upstream {
     fn take_shared(&self) -> Option<Arc<http2::Connection>> {
         let now = Instant::now();
         let mut shared = self.shared.lock();
+        contain::here(Place::Lock);
         shared.retain(|c| !c.retired(now));
         shared.iter().find(|c| c.usable(now)).cloned()
     }
@@ -263,9 +266,9 @@ impl Upstream {
 
     /// Counts an open connection until the returned closure runs.
     fn counted(&self) -> impl FnOnce() + Send + 'static {
-        let stats = self.stats.clone();
-        stats.add(Gauge::UpstreamConnections, 1);
-        move || stats.sub(Gauge::UpstreamConnections, 1)
+        self.stats.add(Gauge::UpstreamConnections, 1);
+        let counted = Counted(self.stats.clone());
+        move || drop(counted)
     }
 
     /// True while a connection is kept.
@@ -279,10 +282,21 @@ impl Upstream {
         self.idle
             .lock()
             .retain(|c| now.saturating_duration_since(c.idle_since) <= http1::IDLE && !c.sender.is_closed());
-        self.shared.lock().retain(|c| {
+        let mut shared = self.shared.lock();
+        contain::here(Place::Pool);
+        shared.retain(|c| {
             let unused = c.streams.load(Relaxed) == 0 && now.saturating_duration_since(*c.last_used.lock()) > idle;
             !(unused || c.retired(now))
         });
+    }
+}
+
+/// One open connection; counted until dropped, so that a panic of its task counts as its end too.
+struct Counted(Arc<Stats>);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.sub(Gauge::UpstreamConnections, 1);
     }
 }
 

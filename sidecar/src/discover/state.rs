@@ -163,6 +163,28 @@ impl State {
         self.connected = false;
     }
 
+    /// Everything in force, to be carried out once more: nobody knows whether it was.
+    #[must_use]
+    pub fn again(&self) -> Output {
+        let mut output = Output::default();
+        let own = self.proxy.iter().map(|p| Change::Proxy(Box::new((*p.value).clone())));
+        let trust = self.trust.iter().map(|t| Change::Trust(Box::new((*t.value).clone())));
+        output.changes.extend(own.chain(trust));
+        output
+            .changes
+            .extend(self.wanted.iter().filter_map(|name| self.publication(name)));
+        for kind in ResourceType::ALL {
+            output.applied.extend(self.held(kind).map(|(name, version, _)| Applied {
+                kind,
+                name,
+                version: version.to_owned(),
+                rejection: None,
+                removed: false,
+            }));
+        }
+        output
+    }
+
     /// Services that are wanted and not known, for the mode in which nobody can be asked.
     #[must_use]
     pub fn unknown(&self) -> Vec<ServiceName> {

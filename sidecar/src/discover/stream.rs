@@ -13,6 +13,7 @@ use super::link::{Event, Link, bounded};
 use super::state::State;
 use super::store::Store;
 use super::{IDLE, IDLE_CHECK, apply};
+use crate::contain::{Place, Task};
 use crate::observe::Gauge;
 use crate::shared::Shared;
 
@@ -25,13 +26,25 @@ const LARGEST: usize = 64 << 20;
 pub(super) async fn run(shared: &Shared, state: State, store: Option<Store>) {
     match &store {
         Some(store) => {
-            tokio::join!(follow(shared, state, Some(store)), store.write());
+            let mut writer = Task::new(Place::Store, shared.stats.clone());
+            let write = async { while writer.again(store.write()).await {} };
+            tokio::join!(follow(shared, state, Some(store)), write);
         }
         None => follow(shared, state, None).await,
     }
 }
 
+/// Follows for ever. After a panic the stream begins again and the directory is made equal to what
+/// `state` holds: each resource in it is whole, and what was in doubt comes again with its version.
 async fn follow(shared: &Shared, mut state: State, store: Option<&Store>) {
+    let mut task = Task::new(Place::Discovery, shared.stats.clone());
+    while task.again(listen(shared, &mut state, store)).await {
+        state.disconnect();
+        apply(shared, state.again());
+    }
+}
+
+async fn listen(shared: &Shared, state: &mut State, store: Option<&Store>) {
     let Some(url) = shared.bootstrap.control_plane.clone() else {
         return;
     };

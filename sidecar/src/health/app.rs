@@ -142,14 +142,15 @@ impl App {
 
     /// The supervisor says that the app ended: it is not well from now on, without a probe.
     pub fn exited(&self, code: Option<i32>, signal: Option<i32>) {
+        let reason = match (code, signal) {
+            (_, Some(signal)) => format!("the app was ended by signal {signal}"),
+            (Some(code), None) => format!("the app exited with code {code}"),
+            (None, None) => "the app exited".into(),
+        };
         self.state.send_modify(|s| {
             s.pid = None;
             s.life = Life::Exited;
-            s.reason = match (code, signal) {
-                (_, Some(signal)) => format!("the app was ended by signal {signal}"),
-                (Some(code), None) => format!("the app exited with code {code}"),
-                (None, None) => "the app exited".into(),
-            };
+            s.reason = reason;
             s.since = Instant::now();
         });
         self.nudge.notify_one();

@@ -1,5 +1,6 @@
 //! One writer's counters for one service and direction.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
@@ -34,6 +35,16 @@ pub struct Cell {
     bytes_out: AtomicU64,
     reasons: [AtomicU64; Reason::COUNT],
     latency: Histogram,
+}
+
+/// One open client connection of a cell.
+#[derive(Debug)]
+pub struct OpenConnection(Arc<Cell>);
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        add(&self.0.connections_open, u64::MAX);
+    }
 }
 
 /// A cell's values at one moment; snapshots of several workers add up.
@@ -100,14 +111,12 @@ impl Cell {
             add(counter, 1);
         }
     }
-    /// A client connection opened.
-    pub fn opened(&self) {
+    /// A client connection opened; it counts as open until the answer is dropped, by a panic too.
+    #[must_use]
+    pub fn opened(self: &Arc<Self>) -> OpenConnection {
         add(&self.connections, 1);
         add(&self.connections_open, 1);
-    }
-    /// A client connection closed.
-    pub fn closed(&self) {
-        add(&self.connections_open, u64::MAX);
+        OpenConnection(self.clone())
     }
     /// Opaque bytes moved.
     pub fn moved(&self, from_client: u64, to_client: u64) {

@@ -56,15 +56,17 @@ pub enum Gauge {
     InformationalDropped,
     /// 1 while connected to the control plane.
     ControlPlaneConnected,
-    /// Tasks that ended by a panic.
+    /// Panics, caught or not.
     Panics,
+    /// Tasks run again after a panic.
+    Restarts,
     /// Upstream connections open.
     UpstreamConnections,
 }
 
 impl Gauge {
     /// All, with metric name and help text.
-    pub const ALL: [(Self, &'static str, &'static str, &'static str); 9] = [
+    pub const ALL: [(Self, &'static str, &'static str, &'static str); 10] = [
         (
             Self::ConnectionsRefused,
             "outrigger_connections_refused_total",
@@ -111,7 +113,13 @@ impl Gauge {
             Self::Panics,
             "outrigger_panics_total",
             "counter",
-            "Tasks that ended by a panic.",
+            "Panics, caught or not.",
+        ),
+        (
+            Self::Restarts,
+            "outrigger_task_restarts_total",
+            "counter",
+            "Tasks run again after a panic.",
         ),
         (
             Self::UpstreamConnections,

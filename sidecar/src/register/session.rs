@@ -9,9 +9,11 @@ use outrigger_proto::wire::agent::agent_client::AgentClient;
 use outrigger_proto::wire::agent::{Answer, Applied, Check, Down, Hello, Up, answer, down::Body as DownBody, up::Body};
 use outrigger_proto::wire::mesh::{Endpoint, EndpointPort};
 use tokio::time::Instant;
+use tonic::transport::Channel;
 
 use super::LeaseState;
 use super::talk::{Fact, Retry, Talk};
+use crate::contain::{Place, Task};
 use crate::discover::link::{Event, Link, bounded};
 use crate::discover::status::Outcome;
 use crate::drain::Phase;
@@ -40,13 +42,7 @@ pub(super) async fn run(shared: &Shared, url: &str) {
         return;
     };
     let admin = admin_address(shared).await;
-    let mut link = Link::new(move |ups| {
-        let mut client = AgentClient::new(channel.clone());
-        Box::pin(bounded(async move { client.session(ups).await }))
-    });
-    let mut app = shared.app.watch();
-    let mut drain = shared.drain.watch();
-    let mut resources = shared.discovery.changes();
+    let mut task = Task::new(Place::Session, shared.stats.clone());
     let mut session = Session {
         shared,
         talk: Talk::new(endpoint(shared)),
@@ -56,6 +52,22 @@ pub(super) async fn run(shared: &Shared, url: &str) {
         retry_at: None,
         applied: BTreeMap::new(),
     };
+    // What was registered is remembered over a panic; the stream begins afresh.
+    while task.again(converse(&mut session, &channel, &admin)).await {
+        drop(session.end("the session panicked".into()));
+    }
+}
+
+async fn converse(session: &mut Session<'_>, channel: &Channel, admin: &str) {
+    let shared = session.shared;
+    let channel = channel.clone();
+    let mut link = Link::new(move |ups| {
+        let mut client = AgentClient::new(channel.clone());
+        Box::pin(bounded(async move { client.session(ups).await }))
+    });
+    let mut app = shared.app.watch();
+    let mut drain = shared.drain.watch();
+    let mut resources = shared.discovery.changes();
     loop {
         // Every sender lives in `shared`, so the watches cannot end. All arms are cancel safe.
         let said = tokio::select! {
@@ -68,7 +80,7 @@ pub(super) async fn run(shared: &Shared, url: &str) {
                 session.facts()
             }
             event = link.next() => match event {
-                Event::Start => session.start(&admin),
+                Event::Start => session.start(admin),
                 Event::Open => Vec::new(),
                 Event::Message(down) => session.take(down),
                 Event::End(why) => session.end(why),

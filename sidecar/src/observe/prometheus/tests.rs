@@ -14,10 +14,11 @@ fn page() -> String {
         service: "default/po\"st".into(),
         port: "http".into(),
     };
+    let mut open = Vec::new();
     // Two workers.
     for took in [Duration::from_micros(300), Duration::from_millis(40)] {
         let cell = stats.cell(key.clone());
-        cell.opened();
+        open.push(cell.opened());
         cell.request();
         cell.ended(StatusClass::Success, took);
     }

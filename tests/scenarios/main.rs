@@ -23,6 +23,7 @@ mod http2;
 mod judges;
 mod memory;
 mod observe;
+mod opaque;
 mod proxy;
 mod smuggling;
 mod structure;
@@ -42,6 +43,7 @@ fn main() {
         http2::tests(),
         upgrade::tests(),
         tcp::tests(),
+        opaque::tests(),
         proxy::tests(),
         failure::tests(),
         cancel::tests(),

@@ -11,16 +11,18 @@ use outrigger_tests::apps::h2c::H2App;
 use outrigger_tests::client::{Client, get, get_ok};
 use outrigger_tests::h2::{H2Client, request};
 use outrigger_tests::mesh::{PORT, Plan, Sidecar};
-use outrigger_tests::{ports, scenarios, wait};
+use outrigger_tests::{over_both, ports, scenarios, tools, wait, world};
 use serde_json::json;
 
 pub(crate) fn tests() -> Vec<Trial> {
-    scenarios![
+    let mut tests = over_both![slow_clients_hold_up_nobody, ten_thousand_connections_are_served];
+    tests.extend(scenarios![
         connections_beyond_the_limit_are_refused_and_counted,
         a_sidecar_without_file_descriptors_waits_and_comes_back,
         streams_reset_at_once_cost_the_others_nothing,
         thousands_of_idle_connections_fit,
-    ]
+    ]);
+    tests
 }
 
 fn metric(page: &str, name: &str) -> f64 {
@@ -170,5 +172,64 @@ async fn thousands_of_idle_connections_fit(world: Arc<World>) -> Result<()> {
     ));
     // Twice what is aimed at; the benchmark measures, this catches a leak.
     ensure!(grown < 2000 * 32, "2,000 idle connections take {grown} KiB");
+    mesh.check_well()
+}
+
+/// slowhttptest's three attacks, each with more connections than a person would notice; what others ask is answered.
+async fn slow_clients_hold_up_nobody(world: Arc<World>) -> Result<()> {
+    let app = H1App::echo().await?;
+    let mut mesh = Plan::default()
+        .service("app", "http", &[app.addr])
+        .start(&world)
+        .await?;
+    let addr = mesh.to("app")?;
+    let url = format!("http://{addr}/");
+    for (attack, more) in [
+        ("-H", &["-i", "1"][..]),
+        ("-B", &["-i", "1", "-s", "8192"]),
+        ("-X", &["-w", "1", "-y", "2", "-n", "1", "-z", "1", "-k", "3"]),
+    ] {
+        let mut command = tools::tool("slowhttptest")?;
+        command
+            .args([attack, "-c", "300", "-r", "300", "-l", "5", "-p", "2", "-u", &url])
+            .args(more);
+        let mut attacker = world.spawn("slowhttptest", command)?;
+        let mut slowest = Duration::ZERO;
+        while attacker.ended()?.is_none() {
+            let before = Instant::now();
+            let answer = get_ok(addr, "/beside").await?;
+            ensure!(answer.text().contains("/beside"), "{attack}: {}", answer.text());
+            slowest = slowest.max(before.elapsed());
+        }
+        world::figure(format!(
+            "slowhttptest {attack}: the slowest request beside it took {slowest:?}"
+        ));
+        ensure!(
+            attacker.output().contains("service available:   YES"),
+            "{}",
+            attacker.output()
+        );
+    }
+    mesh.check_well()
+}
+
+async fn ten_thousand_connections_are_served(world: Arc<World>) -> Result<()> {
+    let app = H1App::echo().await?;
+    let mut mesh = Plan::default()
+        .service("app", "http", &[app.addr])
+        .caller(json!({"limits": {"max_connections": 12_000}}))
+        .start(&world)
+        .await?;
+    let url = format!("http://{}/", mesh.to("app")?);
+    let args = ["--h1", "-c", "9000", "-n", "18000", "-t", "1", &url];
+    let said = tools::run(&world, "h2load", &args, Duration::from_secs(100)).await?;
+    ensure!(
+        said.contains("18000 succeeded, 0 failed, 0 errored, 0 timeout"),
+        "{said}"
+    );
+    world::figure(format!(
+        "h2load with 9,000 connections: caller {} KiB",
+        mesh.caller.process.rss_kib()?
+    ));
     mesh.check_well()
 }

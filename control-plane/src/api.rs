@@ -12,7 +12,7 @@ use axum::http::{StatusCode, Uri, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use axum::{Json, Router};
+use axum::{Extension, Json, Router};
 use outrigger_proto::model::{EndpointName, ServiceName};
 use outrigger_proto::wire::agent::{DrainNow, answer, down};
 use serde::Deserialize;
@@ -21,6 +21,7 @@ use utoipa::{IntoParams, OpenApi};
 
 use crate::config;
 use crate::events::{Entry as EventEntry, Event};
+use crate::identity::Asker;
 use crate::plane::Plane;
 use crate::sidecars::Command;
 
@@ -243,9 +244,9 @@ async fn openapi() -> Json<utoipa::openapi::OpenApi> {
     Json(Document::openapi())
 }
 
-/// Whether the control plane is well: `degraded` still serves.
+/// Whether the control plane is well: `degraded` still serves. Open to anybody; the reasons are for operators.
 #[utoipa::path(get, path = "/healthz", responses((status = 200, body = Health)))]
-async fn health(State(plane): State<Arc<Plane>>) -> Json<Health> {
+async fn health(State(plane): State<Arc<Plane>>, Extension(asker): Extension<Asker>) -> Json<Health> {
     let mut reasons: Vec<String> = plane.store.failure().into_iter().collect();
     if look::config(&plane).status == ConfigStatus::Refused {
         reasons.push("the newest configuration was refused; see /v1/config".to_owned());
@@ -253,5 +254,8 @@ async fn health(State(plane): State<Arc<Plane>>) -> Json<Health> {
     let stale = look::services(&plane).into_iter().filter(|s| s.stale.is_some());
     reasons.extend(stale.map(|s| format!("{} is stale: its last endpoints are kept", s.name)));
     let status = if reasons.is_empty() { "ok" } else { "degraded" };
+    if asker != Asker::Operator {
+        reasons.clear();
+    }
     Json(Health { status, reasons })
 }

@@ -11,6 +11,8 @@ use utoipa::ToSchema;
 
 /// Events kept; older ones are forgotten.
 const KEPT: usize = 1000;
+/// A refusal that stands among the last so many is not told again.
+const REMEMBERED: usize = 50;
 
 /// Something that a person may ask about later.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
@@ -78,6 +80,13 @@ pub enum Event {
         /// Field path and reason.
         reason: String,
     },
+    /// Somebody whose identity is proven asked for what is not theirs.
+    Refused {
+        /// Its id.
+        who: String,
+        /// What it tried.
+        what: String,
+    },
     /// The state file cannot be used; the control plane goes on from memory.
     StoreFailed {
         /// Why.
@@ -132,6 +141,7 @@ impl fmt::Display for Event {
             } => {
                 write!(f, "{node} refused {kind} {resource} version {version}: {reason}")
             }
+            Self::Refused { who, what } => write!(f, "{who} {what} and was refused"),
             Self::StoreFailed { reason } => write!(f, "the state file cannot be used: {reason}"),
         }
     }
@@ -164,9 +174,14 @@ struct Ring {
 impl Events {
     /// Adds and logs an event.
     pub fn record(&self, event: Event) {
+        if matches!(event, Event::Refused { .. }) && self.is_repeated(&event) {
+            return tracing::debug!("{event}");
+        }
         match &event {
             Event::StaleAlarm { .. } | Event::StoreFailed { .. } => tracing::error!("{event}"),
-            Event::ConfigRefused { .. } | Event::Nack { .. } | Event::Lapsed { .. } => tracing::warn!("{event}"),
+            Event::ConfigRefused { .. } | Event::Nack { .. } | Event::Lapsed { .. } | Event::Refused { .. } => {
+                tracing::warn!("{event}");
+            }
             _ => tracing::info!("{event}"),
         }
         let at = jiff::Timestamp::now().to_string();
@@ -177,6 +192,16 @@ impl Events {
         }
         let id = ring.next;
         ring.entries.push_back(Entry { id, at, event });
+    }
+
+    /// Somebody who is refused again and again must not push everything else out of the ring.
+    fn is_repeated(&self, event: &Event) -> bool {
+        let ring = self.ring.lock();
+        ring.entries
+            .iter()
+            .rev()
+            .take(REMEMBERED)
+            .any(|entry| entry.event == *event)
     }
 
     /// The events after the one with id `after`, oldest first.

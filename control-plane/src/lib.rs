@@ -14,12 +14,14 @@
 //! - [`events`]: what happened lately, for people.
 //! - [`plane`]: joins the rooms.
 //! - [`api`]: the HTTP/JSON face.
+//! - [`door`]: who comes in and what each may ask.
 //! - [`server`]: one port for everything; the entry.
 //! - [`stop`]: one signal that ends every stream and task.
 
 pub mod api;
 pub mod catalog;
 pub mod config;
+pub mod door;
 pub mod events;
 pub mod identity;
 pub mod plane;

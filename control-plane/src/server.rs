@@ -1,18 +1,14 @@
-//! One port for everything: gRPC for sidecars, HTTP/JSON for people, HTTP/1.1 and h2c.
-//!
-//! Binds loopback unless `insecure` says otherwise: there is no identity yet, so whoever reaches the
-//! port may change the mesh.
+//! Puts a control plane together and runs it: gRPC for sidecars and HTTP/JSON for people, on one port and on the unix
+//! socket.
 
+use std::fs::Permissions;
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
-use hyper_util::server::graceful::GracefulShutdown;
-use hyper_util::service::TowerToHyperService;
+use axum::middleware;
 use outrigger_proto::wire::DESCRIPTORS;
 use outrigger_proto::wire::agent::agent_server::AgentServer;
 use outrigger_proto::wire::discovery::aggregated_discovery_service_server::AggregatedDiscoveryServiceServer;
@@ -20,6 +16,9 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
 use crate::api;
+use crate::door::may::{self, Checks};
+use crate::door::socket::{Socket, SocketError};
+use crate::door::{self, Doors};
 use crate::plane::Plane;
 use crate::push::ads::Ads;
 use crate::registry::Terms;
@@ -42,7 +41,23 @@ pub struct Options {
     pub grace: Duration,
     /// May listen on an address that others can reach.
     pub insecure: bool,
+    /// The unix socket for people of this machine; `control-plane.sock` in the state directory by default.
+    pub socket: Option<PathBuf>,
+    /// Speaks plain HTTP, and takes whoever reaches the port for an operator.
+    pub plain: bool,
 }
+
+impl Options {
+    /// Where the unix socket is.
+    #[must_use]
+    pub fn socket(&self) -> Option<PathBuf> {
+        let default = || self.state_dir.as_ref().map(|folder| folder.join(SOCKET));
+        self.socket.clone().or_else(default)
+    }
+}
+
+/// The unix socket's name in the state directory.
+pub const SOCKET: &str = "control-plane.sock";
 
 impl Default for Options {
     fn default() -> Self {
@@ -53,6 +68,8 @@ impl Default for Options {
             lease: Duration::from_secs(15),
             grace: Duration::from_secs(5),
             insecure: false,
+            socket: None,
+            plain: true,
         }
     }
 }
@@ -72,20 +89,13 @@ pub enum Error {
     /// The address is not loopback.
     #[error("{0} can be reached by others, and there is no identity yet; say `insecure` to listen there all the same")]
     NotLoopback(SocketAddr),
+    /// The unix socket cannot be had.
+    #[error(transparent)]
+    Socket(#[from] SocketError),
     /// The reflection service cannot be built.
     #[error("reflection: {0}")]
     Reflection(#[from] tonic_reflection::server::Error),
 }
-
-/// Open connections get this long to end after the shutdown signal.
-const SHUTDOWN: Duration = Duration::from_secs(2);
-/// h2's budget for small frames grows with the connection window, and hyper offers no other knob.
-const CONNECTION_WINDOW: u32 = 8 << 20;
-const KEEPALIVE: Duration = Duration::from_secs(10);
-const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
-/// One sidecar has one or two; beyond this something is wrong with whoever connects.
-const MAX_CONNECTIONS: usize = 20_000;
-const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Runs until `shutdown` is ready.
 ///
@@ -128,8 +138,21 @@ pub async fn serve(listener: TcpListener, options: Options, shutdown: impl Futur
     }
     tasks.spawn(pass_time(Arc::clone(&plane), stop.clone()));
     let app = routes(&plane, &stop, &options)?;
+    if options.socket.is_none()
+        && let Some(folder) = &options.state_dir
+    {
+        // Ours, and nobody else's business; the socket says so when this did not help.
+        let private = std::fs::set_permissions(folder, Permissions::from_mode(0o700));
+        tracing::debug!(?private, "state directory");
+    }
+    let socket = options.socket().as_deref().map(Socket::bind).transpose()?;
     tracing::info!(%listen, "control plane is up");
-    accept_until(listener, app, shutdown, stopper).await;
+    let doors = Doors {
+        tcp: listener,
+        tls: None,
+        socket,
+    };
+    door::serve(doors, app, shutdown, stopper).await;
     while tasks.join_next().await.is_some() {}
     plane.store.flush();
     Ok(())
@@ -159,7 +182,13 @@ fn routes(plane: &Arc<Plane>, stop: &Stop, options: &Options) -> Result<axum::Ro
         .add_service(reflection().build_v1()?)
         .add_service(reflection().build_v1alpha()?)
         .into_axum_router();
-    Ok(grpc.merge(api::routes(Arc::clone(plane), options.insecure)))
+    let checks = Checks {
+        admin: Arc::new(|_| false),
+        events: Arc::clone(&plane.events),
+    };
+    let all = grpc.merge(api::routes(Arc::clone(plane), options.insecure));
+    // Last, so that it stands before everything, also before what is not found.
+    Ok(all.layer(middleware::from_fn_with_state(checks, may::check)))
 }
 
 async fn pass_time(plane: Arc<Plane>, stop: Stop) {
@@ -172,57 +201,4 @@ async fn pass_time(plane: Arc<Plane>, stop: Stop) {
             _ = ticks.tick() => plane.tick(),
         }
     }
-}
-
-async fn accept_until(
-    listener: TcpListener,
-    app: axum::Router,
-    shutdown: impl Future<Output = ()>,
-    stopper: stop::Stopper,
-) {
-    let mut http = auto::Builder::new(TokioExecutor::new());
-    http.http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_TIMEOUT);
-    http.http2()
-        .timer(TokioTimer::new())
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .keep_alive_interval(KEEPALIVE)
-        .keep_alive_timeout(KEEPALIVE_TIMEOUT);
-    let graceful = GracefulShutdown::new();
-    let mut connections = JoinSet::new();
-    let mut shutdown = pin!(shutdown);
-    loop {
-        let accepted = tokio::select! {
-            () = &mut shutdown => break,
-            Some(_) = connections.join_next() => continue,
-            accepted = listener.accept(), if connections.len() < MAX_CONNECTIONS => accepted,
-        };
-        let stream = match accepted {
-            Ok((stream, _)) => stream,
-            Err(error) => {
-                // Out of descriptors, most likely: others have to close first, so do not spin.
-                tracing::warn!(%error, "cannot accept");
-                tokio::time::sleep(Duration::from_millis(100)).await;
-                continue;
-            }
-        };
-        if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!(%error, "cannot set TCP_NODELAY");
-        }
-        let service = TowerToHyperService::new(app.clone());
-        let connection = http.serve_connection(TokioIo::new(stream), service).into_owned();
-        let connection = graceful.watch(connection);
-        connections.spawn(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(error, "connection ended");
-            }
-        });
-    }
-    drop(listener);
-    stopper.stop();
-    if tokio::time::timeout(SHUTDOWN, graceful.shutdown()).await.is_err() {
-        tracing::warn!("connections were still open at the end");
-    }
-    connections.shutdown().await;
 }

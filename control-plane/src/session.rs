@@ -2,7 +2,7 @@
 //!
 //! One message up gets at most one message down, and the next one is read only when that was taken,
 //! so nothing queues. A message that this version does not know is answered `unsupported`. The end
-//! of a stream is not a withdrawal: the lease runs on.
+//! of a stream is not a withdrawal: the lease runs on. A workload speaks for its own service only.
 
 use std::collections::BTreeMap;
 use std::pin::Pin;
@@ -16,6 +16,8 @@ use outrigger_proto::wire::agent::{self, Down, Up, answer, down, up};
 use tokio::sync::{mpsc, oneshot};
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::events::Event;
+use crate::identity::Asker;
 use crate::plane::Plane;
 use crate::registry::{Sender, SessionId};
 use crate::sidecars::Command;
@@ -39,8 +41,9 @@ impl agent::agent_server::Agent for Agent {
 
     async fn session(&self, request: Request<Streaming<Up>>) -> Result<Response<Self::SessionStream>, Status> {
         let (commands, receiver) = mpsc::channel(MAX_COMMANDS);
+        let asker = request.extensions().get::<Asker>().cloned().unwrap_or_default();
         let open = Open {
-            session: Session::new(Arc::clone(&self.plane), commands),
+            session: Session::new(Arc::clone(&self.plane), asker, commands),
             ups: request.into_inner(),
             commands: receiver,
             stop: self.stop.clone(),
@@ -82,6 +85,7 @@ impl Open {
 /// One session; dropping it is the end of the connection.
 struct Session {
     plane: Arc<Plane>,
+    asker: Asker,
     id: SessionId,
     sender: Option<Sender>,
     commands: mpsc::Sender<Command>,
@@ -99,10 +103,11 @@ impl Drop for Session {
 }
 
 impl Session {
-    fn new(plane: Arc<Plane>, commands: mpsc::Sender<Command>) -> Self {
+    fn new(plane: Arc<Plane>, asker: Asker, commands: mpsc::Sender<Command>) -> Self {
         Self {
             id: plane.next_session(),
             plane,
+            asker,
             sender: None,
             commands,
             waiting: BTreeMap::new(),
@@ -168,6 +173,12 @@ impl Session {
         let name: EndpointName = name
             .parse()
             .map_err(|e: outrigger_proto::model::FieldError| Status::invalid_argument(e.to_string()))?;
+        self.asker.is_service(name.service.as_str()).map_err(|who| {
+            let what = format!("wanted to speak for {name}");
+            let status = Status::permission_denied(format!("{who} {what}"));
+            self.plane.events.record(Event::Refused { who, what });
+            status
+        })?;
         let epoch = hello.epoch;
         let now = self.plane.now();
         let commands = self.commands.clone();

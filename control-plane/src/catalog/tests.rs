@@ -27,7 +27,7 @@ depends: [{ file: post.db }]
 access_log: json
 mode: permissive
 exposed_app: true
-allow: [user, other/*, '*', unauthenticated, spiffe://x/*, { from: spiffe://x/ns/n/svc/s, ports: [http], methods: [GET], paths: [/a], grpc: [a.B/C] }]
+allow: [user, other/*, '*', unauthenticated, spiffe://x/*, { from: spiffe://x/ns/n/svc/s, ports: [http], methods: [GET], paths: [/a] }, { grpc: [a.B/C] }]
 audit: true
 ---
 service: blog

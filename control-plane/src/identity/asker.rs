@@ -18,3 +18,18 @@ pub enum Asker {
     #[default]
     Nobody,
 }
+
+impl Asker {
+    /// Whether it may speak for `service` (`namespace/service`): the workload itself, and operators.
+    ///
+    /// # Errors
+    /// Who it is instead.
+    pub fn is_service(&self, service: &str) -> Result<(), String> {
+        match self {
+            Self::Operator => Ok(()),
+            Self::Workload { id, .. } if id.service().as_str() == service => Ok(()),
+            Self::Workload { id, .. } => Err(id.to_string()),
+            Self::Nobody => Err("nobody".to_owned()),
+        }
+    }
+}

@@ -1,13 +1,15 @@
 //! The gRPC face of push: moves messages and decides nothing.
 //!
 //! A response is made when the transport asks for the next message, so a client that does not read
-//! holds no response in memory but the one it is being sent.
+//! holds no response in memory but the one it is being sent. A workload names itself as the node and
+//! asks for no `Proxy` but its own, or the stream ends.
 
 use std::pin::Pin;
 use std::sync::Arc;
 
 use futures_util::Stream as Messages;
 use futures_util::stream::try_unfold;
+use outrigger_proto::model::ResourceType;
 use outrigger_proto::wire::discovery::aggregated_discovery_service_server::AggregatedDiscoveryService;
 use outrigger_proto::wire::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 use parking_lot::Mutex;
@@ -16,6 +18,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::hub::{Hub, Mailbox, StreamId};
 use super::stream::Stream;
 use crate::events::{Event, Events};
+use crate::identity::Asker;
 use crate::stop::Stop;
 
 /// The service.
@@ -37,8 +40,10 @@ impl AggregatedDiscoveryService for Ads {
         &self,
         request: Request<Streaming<DeltaDiscoveryRequest>>,
     ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
+        let asker = request.extensions().get::<Asker>().cloned().unwrap_or_default();
         let open = Open {
             ads: self.clone(),
+            asker,
             requests: request.into_inner(),
             joined: None,
         };
@@ -53,6 +58,7 @@ impl AggregatedDiscoveryService for Ads {
 /// One open stream; the first request names the node.
 struct Open {
     ads: Ads,
+    asker: Asker,
     requests: Streaming<DeltaDiscoveryRequest>,
     joined: Option<Joined>,
 }
@@ -100,6 +106,8 @@ impl Open {
         if self.joined.is_none() {
             let node = request.node.take().filter(|n| !n.id.is_empty() && n.id.len() <= 191);
             let node = node.ok_or_else(|| Status::invalid_argument("the first request must carry node.id"))?;
+            let service = node.id.rsplit_once('/').map_or("", |(service, _)| service);
+            self.own(service, &node.id, "be the node")?;
             let (id, mailbox) = self.ads.hub.lock().join(&node.id, &node.client_features);
             self.joined = Some(Joined {
                 hub: Arc::clone(&self.ads.hub),
@@ -108,6 +116,11 @@ impl Open {
                 stream: Stream::new(node.client_features),
                 mailbox,
             });
+        }
+        if ResourceType::from_url(&request.type_url) == Some(ResourceType::Proxy) {
+            for name in &request.resource_names_subscribe {
+                self.own(name, name, "read the settings of")?;
+            }
         }
         let Some(joined) = &mut self.joined else { return Ok(()) };
         let outcome = joined
@@ -125,6 +138,18 @@ impl Open {
             });
         }
         Ok(())
+    }
+}
+
+impl Open {
+    /// Refuses a workload that is not `service`.
+    fn own(&self, service: &str, name: &str, what: &str) -> Result<(), Status> {
+        self.asker.is_service(service).map_err(|who| {
+            let what = format!("wanted to {what} {name}");
+            let status = Status::permission_denied(format!("{who} {what}"));
+            self.ads.events.record(Event::Refused { who, what });
+            status
+        })
     }
 }
 

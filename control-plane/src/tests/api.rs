@@ -7,7 +7,6 @@ use std::time::Duration;
 use outrigger_proto::wire::agent::{self, up};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
 
 use super::client::{Ads, Session, World, eventually};
 use crate::server::Options;
@@ -16,7 +15,7 @@ const GOOD: &str = "mesh: blog\n---\nservice: user\nport: 8081\nprotocol: http\n
 const BAD: &str = "service: user\nprotocl: http\n";
 
 async fn ask(world: &World, method: &str, path: &str, extra: &str, body: &str) -> (u16, Value) {
-    let mut stream = TcpStream::connect(world.address).await.expect("connects");
+    let mut stream = world.connect().await.expect("connects");
     let length = body.len();
     let host = world.address;
     let host = if extra.contains("Host:") {

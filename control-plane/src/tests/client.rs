@@ -1,7 +1,9 @@
-//! A running control plane, and a sidecar-like client that keeps what it is told.
+//! A running control plane, and a sidecar-like client that keeps what it is told. Both come in by the unix socket, as an
+//! operator, unless a test says otherwise.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use outrigger_proto::features;
@@ -14,7 +16,7 @@ use outrigger_proto::wire::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResp
 use outrigger_proto::wire::google::rpc;
 use outrigger_proto::wire::mesh;
 use prost::Message as _;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, UnixStream};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
@@ -29,20 +31,37 @@ pub(super) const ENDPOINT: &str = "type.googleapis.com/outrigger.mesh.v1.Endpoin
 
 /// A control plane that runs.
 pub(super) struct World {
+    /// The TCP port.
     pub(super) address: SocketAddr,
+    socket: PathBuf,
+    _folder: tempfile::TempDir,
     stopper: oneshot::Sender<()>,
     task: JoinHandle<Result<(), crate::server::Error>>,
 }
 
 impl World {
-    pub(super) async fn start(options: Options) -> Self {
+    pub(super) async fn start(mut options: Options) -> Self {
+        let folder = tempfile::tempdir().expect("scratch");
+        let socket = folder.path().join("socket");
+        options.socket = Some(socket.clone());
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("bound");
         let (stopper, stopped) = oneshot::channel();
         let task = tokio::spawn(serve(listener, options, async {
             let _gone = stopped.await.is_err();
         }));
-        Self { address, stopper, task }
+        let world = Self {
+            address,
+            socket,
+            _folder: folder,
+            stopper,
+            task,
+        };
+        eventually("it listens", async || {
+            world.task.is_finished() || world.connect().await.is_ok()
+        })
+        .await;
+        world
     }
 
     /// Ends it: streams end, nothing is said before, and its sidecars are still there.
@@ -52,8 +71,14 @@ impl World {
         ended.expect("no panic").expect("no error");
     }
 
+    /// A connection as an operator.
+    pub(super) async fn connect(&self) -> std::io::Result<UnixStream> {
+        UnixStream::connect(&self.socket).await
+    }
+
+    /// The same for gRPC.
     pub(super) fn url(&self) -> String {
-        format!("http://{}", self.address)
+        format!("unix:{}", self.socket.display())
     }
 }
 

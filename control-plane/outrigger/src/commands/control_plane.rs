@@ -42,6 +42,7 @@ pub(crate) fn control_plane(args: &ControlPlaneArgs) -> anyhow::Result<ExitCode>
         lease: args.lease,
         grace: args.grace,
         insecure: args.insecure,
+        ..Options::default()
     };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)

@@ -92,6 +92,79 @@ pub enum Event {
         /// Why.
         reason: String,
     },
+    /// A workload got its first certificate.
+    Joined {
+        /// `namespace/service/instance`.
+        instance: String,
+        /// Its certificate's serial.
+        serial: String,
+        /// The token's id.
+        token: String,
+    },
+    /// A certificate was not granted.
+    CertificateRefused {
+        /// Who asked, as far as it was said.
+        who: String,
+        /// Why.
+        reason: String,
+    },
+    /// A token was made.
+    TokenCreated {
+        /// Its id.
+        id: String,
+        /// `namespace/service`.
+        service: String,
+        /// How often it may be used; none = always.
+        uses: Option<u32>,
+        /// RFC 3339.
+        expires: String,
+    },
+    /// A token is no longer good.
+    TokenRevoked {
+        /// Its id.
+        id: String,
+    },
+    /// A person got a certificate.
+    OperatorCertificate {
+        /// The id in it.
+        identity: String,
+        /// Its serial.
+        serial: String,
+    },
+    /// The rotation of the root went on: `spreading`, `renewing`, `done`.
+    RootRotation {
+        /// The phase that began.
+        phase: String,
+        /// The trust bundle's generation.
+        generation: u64,
+    },
+    /// The intermediate that signs was made anew.
+    IssuerRenewed {
+        /// When the new one ends, RFC 3339.
+        expires: String,
+    },
+    /// A certificate or a service is no longer let in.
+    Revoked {
+        /// Serial or `namespace/service`.
+        what: String,
+    },
+    /// A certificate or a service is let in again.
+    Allowed {
+        /// Serial or `namespace/service`.
+        what: String,
+    },
+    /// What everything hangs on ends soon.
+    ExpiryNear {
+        /// What.
+        what: String,
+        /// RFC 3339.
+        expires: String,
+    },
+    /// The identity state cannot be stored; nothing is granted until it can.
+    IdentityStoreFailed {
+        /// Why.
+        reason: String,
+    },
 }
 
 impl fmt::Display for Event {
@@ -143,6 +216,41 @@ impl fmt::Display for Event {
             }
             Self::Refused { who, what } => write!(f, "{who} {what} and was refused"),
             Self::StoreFailed { reason } => write!(f, "the state file cannot be used: {reason}"),
+            Self::Joined {
+                instance,
+                serial,
+                token,
+            } => write!(f, "{instance} joined by token {token} and got the certificate {serial}"),
+            Self::CertificateRefused { who, reason } => write!(f, "no certificate for {who}: {reason}"),
+            Self::TokenCreated {
+                id,
+                service,
+                uses: Some(uses),
+                expires,
+            } => write!(
+                f,
+                "token {id} for {service} was made: good {uses} times, until {expires}"
+            ),
+            Self::TokenCreated {
+                id, service, expires, ..
+            } => write!(f, "token {id} for {service} was made: good until {expires}"),
+            Self::TokenRevoked { id } => write!(f, "token {id} is revoked"),
+            Self::OperatorCertificate { identity, serial } => {
+                write!(f, "the operator got the certificate {serial} as {identity}")
+            }
+            Self::RootRotation { phase, generation } => {
+                write!(f, "rotation of the root: {phase}, generation {generation}")
+            }
+            Self::IssuerRenewed { expires } => write!(f, "the certificate that signs was made anew, until {expires}"),
+            Self::Revoked { what } => write!(f, "{what} is revoked"),
+            Self::Allowed { what } => write!(f, "{what} is allowed again"),
+            Self::ExpiryNear { what, expires } => write!(f, "{what} ends on {expires}"),
+            Self::IdentityStoreFailed { reason } => {
+                write!(
+                    f,
+                    "the identity state cannot be stored, so nothing is granted: {reason}"
+                )
+            }
         }
     }
 }
@@ -178,10 +286,15 @@ impl Events {
             return tracing::debug!("{event}");
         }
         match &event {
-            Event::StaleAlarm { .. } | Event::StoreFailed { .. } => tracing::error!("{event}"),
-            Event::ConfigRefused { .. } | Event::Nack { .. } | Event::Lapsed { .. } | Event::Refused { .. } => {
-                tracing::warn!("{event}");
-            }
+            Event::StaleAlarm { .. }
+            | Event::StoreFailed { .. }
+            | Event::IdentityStoreFailed { .. }
+            | Event::ExpiryNear { .. } => tracing::error!("{event}"),
+            Event::ConfigRefused { .. }
+            | Event::Nack { .. }
+            | Event::Lapsed { .. }
+            | Event::Refused { .. }
+            | Event::CertificateRefused { .. } => tracing::warn!("{event}"),
             _ => tracing::info!("{event}"),
         }
         let at = jiff::Timestamp::now().to_string();

@@ -25,6 +25,7 @@ use crate::identity::Asker;
 use crate::plane::Plane;
 use crate::sidecars::Command;
 
+mod access;
 mod look;
 mod view;
 
@@ -53,6 +54,9 @@ const ANSWER: Duration = Duration::from_secs(5);
         drain,
         config_status,
         config_apply,
+        access::all,
+        access::one,
+        access::explain,
         events,
         openapi,
         health
@@ -70,6 +74,9 @@ pub fn routes(plane: Arc<Plane>, insecure: bool) -> Router {
         .route("/v1/sidecars", get(sidecars))
         .route("/v1/sidecars/{namespace}/{service}/{instance}/drain", post(drain))
         .route("/v1/config", get(config_status).post(config_apply))
+        .route("/v1/access", get(access::all))
+        .route("/v1/access/{namespace}/{service}", get(access::one))
+        .route("/v1/access/explain", post(access::explain))
         .route("/v1/events", get(events))
         .route("/v1/openapi.json", get(openapi))
         .route("/healthz", get(health))

@@ -80,6 +80,12 @@ impl Plane {
         Millis::try_from(self.started.elapsed().as_millis()).unwrap_or(Millis::MAX)
     }
 
+    /// The part of every id that is the same in the whole mesh.
+    #[must_use]
+    pub fn trust_domain(&self) -> String {
+        "outrigger.local".to_owned()
+    }
+
     /// A number for a new session, larger than those before.
     #[must_use]
     pub fn next_session(&self) -> SessionId {

@@ -1,5 +1,6 @@
 //! The whole control plane over loopback, with real gRPC clients.
 
+mod access;
 mod api;
 mod client;
 mod protocol;

@@ -14,7 +14,7 @@ use crate::server::Options;
 const GOOD: &str = "mesh: blog\n---\nservice: user\nport: 8081\nprotocol: http\n---\nservice: post\ncalls: [user]\n";
 const BAD: &str = "service: user\nprotocl: http\n";
 
-async fn ask(world: &World, method: &str, path: &str, extra: &str, body: &str) -> (u16, Value) {
+pub(super) async fn ask(world: &World, method: &str, path: &str, extra: &str, body: &str) -> (u16, Value) {
     let mut stream = world.connect().await.expect("connects");
     let length = body.len();
     let host = world.address;
@@ -36,7 +36,7 @@ async fn ask(world: &World, method: &str, path: &str, extra: &str, body: &str) -
     (status, serde_json::from_str(body).unwrap_or(Value::Null))
 }
 
-async fn get(world: &World, path: &str) -> Value {
+pub(super) async fn get(world: &World, path: &str) -> Value {
     let (status, body) = ask(world, "GET", path, "", "").await;
     assert_eq!(status, 200, "{path}: {body}");
     body
@@ -217,7 +217,7 @@ async fn the_document_names_every_route_and_browsers_are_kept_out() {
     let world = World::start(Options::default()).await;
     let document = get(&world, "/v1/openapi.json").await;
     let paths: Vec<_> = document["paths"].as_object().expect("paths").keys().cloned().collect();
-    assert_eq!(paths.len(), 9, "{paths:?}");
+    assert_eq!(paths.len(), 12, "{paths:?}");
     let (status, _) = ask(&world, "POST", "/v1/config", "Origin: http://example.com\r\n", GOOD).await;
     assert_eq!(status, 403);
     let (status, _) = ask(&world, "GET", "/v1/config", "Host: evil.example.com\r\n", "").await;

@@ -1,6 +1,7 @@
 //! Who comes in: connections by TLS and by the unix socket, who each one is, and what each may ask.
 //!
 //! - [`tls`]: TLS 1.3 and what a client's certificate proves.
+//! - [`follow`]: the same when the authority changes something.
 //! - [`socket`]: the unix socket for people of the own machine.
 //! - [`may`]: the one table of who may ask what; everything else is refused.
 //!
@@ -28,6 +29,7 @@ use tokio_rustls::TlsAcceptor;
 use crate::identity::Asker;
 use crate::stop::Stopper;
 
+pub mod follow;
 pub mod may;
 pub mod socket;
 #[cfg(test)]

@@ -11,12 +11,15 @@ use tokio::time::Instant;
 
 use crate::config::{self, ConfigErrors, Mesh};
 use crate::events::{Event, Events};
+use crate::identity::Authority;
 use crate::push::hub::Hub;
 use crate::push::table::Entry;
 use crate::registry::{Change, Lease, Millis, Refusal, Registry, Removal, Sender, SessionId, Terms};
 use crate::rollout::{Applied, Rollout};
 use crate::sidecars::Sidecars;
 use crate::store::Store;
+
+mod trust;
 
 /// Everything that one control plane knows.
 #[derive(Debug)]
@@ -29,6 +32,8 @@ pub struct Plane {
     pub sidecars: Mutex<Sidecars>,
     /// What outlives a crash.
     pub store: Store,
+    /// Who is who.
+    pub authority: Arc<Authority>,
     /// How long a registration lives.
     pub terms: Terms,
     registry: Mutex<Registry>,
@@ -42,12 +47,17 @@ pub struct Plane {
 impl Plane {
     /// Opens the store and serves what it holds at once.
     #[must_use]
-    pub fn open(state_dir: Option<&std::path::Path>, terms: Terms) -> Self {
-        let events = Arc::new(Events::default());
+    pub fn open(
+        state_dir: Option<&std::path::Path>,
+        terms: Terms,
+        events: Arc<Events>,
+        authority: Arc<Authority>,
+    ) -> Self {
         let (store, restored) = Store::open(state_dir, &events);
         let mut registry = Registry::new(terms, 0);
         let mut hub = Hub::default();
-        for kind in ResourceType::ALL {
+        // Trust is known from the start.
+        for kind in [ResourceType::Proxy, ResourceType::Service, ResourceType::Endpoint] {
             hub.hold(kind);
         }
         for (endpoint, unhealthy) in restored.endpoints {
@@ -60,9 +70,10 @@ impl Plane {
                 }
             }
         }
-        Self {
+        let plane = Self {
             hub: Arc::new(Mutex::new(hub)),
             events,
+            authority,
             sidecars: Mutex::default(),
             store,
             terms,
@@ -71,7 +82,9 @@ impl Plane {
             stored: restored.config,
             sessions: AtomicU64::new(0),
             started: Instant::now(),
-        }
+        };
+        plane.tell_trust();
+        plane
     }
 
     /// Milliseconds since this control plane started.
@@ -82,8 +95,8 @@ impl Plane {
 
     /// The part of every id that is the same in the whole mesh.
     #[must_use]
-    pub fn trust_domain(&self) -> String {
-        "outrigger.local".to_owned()
+    pub fn trust_domain(&self) -> &str {
+        self.authority.trust_domain()
     }
 
     /// A number for a new session, larger than those before.

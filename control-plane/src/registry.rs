@@ -117,6 +117,16 @@ pub struct Lease {
 }
 
 impl Lease {
+    /// Who registered it.
+    #[must_use]
+    pub fn sender(&self) -> Sender {
+        Sender {
+            name: self.endpoint.name.clone(),
+            epoch: self.endpoint.epoch,
+            session: self.session,
+        }
+    }
+
     fn served(&self) -> bool {
         self.unhealthy.is_none()
     }

@@ -16,9 +16,13 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
 use crate::api;
+use crate::door::follow::Follower;
 use crate::door::may::{self, Checks};
 use crate::door::socket::{Socket, SocketError};
+use crate::door::tls::TlsError;
 use crate::door::{self, Doors};
+use crate::events::Events;
+use crate::identity::{self, Authority};
 use crate::plane::Plane;
 use crate::push::ads::Ads;
 use crate::registry::Terms;
@@ -45,6 +49,8 @@ pub struct Options {
     pub socket: Option<PathBuf>,
     /// Speaks plain HTTP, and takes whoever reaches the port for an operator.
     pub plain: bool,
+    /// Trust domain, CA and the life of leaves.
+    pub identity: identity::Options,
 }
 
 impl Options {
@@ -70,6 +76,7 @@ impl Default for Options {
             insecure: false,
             socket: None,
             plain: true,
+            identity: identity::Options::default(),
         }
     }
 }
@@ -92,6 +99,12 @@ pub enum Error {
     /// The unix socket cannot be had.
     #[error(transparent)]
     Socket(#[from] SocketError),
+    /// There is nobody who says who is who.
+    #[error(transparent)]
+    Identity(#[from] identity::Error),
+    /// The port cannot speak TLS.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// The reflection service cannot be built.
     #[error("reflection: {0}")]
     Reflection(#[from] tonic_reflection::server::Error),
@@ -126,7 +139,11 @@ pub async fn serve(listener: TcpListener, options: Options, shutdown: impl Futur
         grace: millis(options.grace),
     };
     let state_dir = options.state_dir.clone();
-    let plane = Arc::new(Plane::open(state_dir.as_deref(), terms));
+    let events = Arc::new(Events::default());
+    // First, since it refuses a state directory that is not for this version.
+    let authority = Authority::open(identity::clock(), state_dir.as_deref(), &options.identity, &events)?;
+    let plane = Plane::open(state_dir.as_deref(), terms, events, Arc::clone(&authority));
+    let plane = Arc::new(plane);
     let (stopper, stop) = stop::signal();
     let mut tasks = JoinSet::new();
     let source = options.config.as_deref().map(Source::new);
@@ -137,6 +154,16 @@ pub async fn serve(listener: TcpListener, options: Options, shutdown: impl Futur
         tasks.spawn(source.watch(Arc::clone(&plane), stop.clone()));
     }
     tasks.spawn(pass_time(Arc::clone(&plane), stop.clone()));
+    tasks.spawn(tell_trust(Arc::clone(&plane), stop.clone()));
+    tasks.spawn(Arc::clone(&authority).keep(Arc::clone(&plane) as _, stop.clone()));
+    let tls = match options.plain {
+        true => None,
+        false => {
+            let (follower, tls) = Follower::new(authority)?;
+            tasks.spawn(follower.follow(stop.clone()));
+            Some(tls)
+        }
+    };
     let app = routes(&plane, &stop, &options)?;
     if options.socket.is_none()
         && let Some(folder) = &options.state_dir
@@ -149,7 +176,7 @@ pub async fn serve(listener: TcpListener, options: Options, shutdown: impl Futur
     tracing::info!(%listen, "control plane is up");
     let doors = Doors {
         tcp: listener,
-        tls: None,
+        tls,
         socket,
     };
     door::serve(doors, app, shutdown, stopper).await;
@@ -189,6 +216,21 @@ fn routes(plane: &Arc<Plane>, stop: &Stop, options: &Options) -> Result<axum::Ro
     let all = grpc.merge(api::routes(Arc::clone(plane), options.insecure));
     // Last, so that it stands before everything, also before what is not found.
     Ok(all.layer(middleware::from_fn_with_state(checks, may::check)))
+}
+
+async fn tell_trust(plane: Arc<Plane>, stop: Stop) {
+    let mut changes = plane.authority.changes();
+    plane.tell_trust();
+    loop {
+        tokio::select! {
+            () = stop.stopped() => return,
+            changed = changes.changed() => match changed {
+                Ok(()) => plane.tell_trust(),
+                // The authority lives as long as the plane.
+                Err(_) => return,
+            },
+        }
+    }
 }
 
 async fn pass_time(plane: Arc<Plane>, stop: Stop) {

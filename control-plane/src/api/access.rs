@@ -135,10 +135,10 @@ pub(super) async fn explain(State(plane): State<Arc<Plane>>, Json(request): Json
     let trust_domain = plane.trust_domain();
     let answer = find(&plane, &request.to).and_then(|entry| {
         let document = &entry.document;
-        let caller = caller(&plane, &request.from, &trust_domain)?;
+        let caller = caller(&plane, &request.from, trust_domain)?;
         let port = port(document, request.port.as_deref())?;
         let asked = asked(port, request.method, request.path)?;
-        let rules = Rules::compile(&document.access, &trust_domain)
+        let rules = Rules::compile(&document.access, trust_domain)
             .map_err(|error| problem(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
         Ok(decide(document, &rules, caller, port, asked))
     });

@@ -6,9 +6,16 @@
 //! made with, and are asked about through [`admits`](Identity::admits).
 //! Knows nothing of requests, endpoints, rules or the use of sockets.
 
+mod brought;
 mod crypto;
+mod files;
+mod issue;
+mod keep;
 mod leaf;
+mod pem;
 mod progress;
+mod schedule;
+mod state;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
@@ -23,18 +30,23 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwapOption;
-use outrigger_proto::model::{SpiffeId, TrustBundle};
+use outrigger_proto::model::SpiffeId;
 use parking_lot::Mutex;
 use rustls::crypto::CryptoProvider;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 
+pub(crate) use issue::dial;
+pub use pem::FileError;
+pub use state::OpenError;
 pub use verify::Refusal;
 
 use crate::config;
-use leaf::Leaf;
+use crate::contain::{Place, Task};
+use crate::shared::Shared;
+use files::Files;
 use progress::Progress;
-use trust::Trust;
+use state::Parts;
 use view::View;
 
 /// A TLS connection to or from a peer that was verified.
@@ -42,6 +54,9 @@ pub type TlsStream<S> = tokio_rustls::TlsStream<S>;
 
 /// A handshake takes two round trips and some computing; a peer that is slower is not waited for.
 const HANDSHAKE: Duration = Duration::from_secs(10);
+
+/// Whoever needs an identity looks again after this.
+const JOINED: Duration = Duration::from_secs(5);
 
 /// This workload's own certificate.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -191,6 +206,8 @@ impl TlsError {
 pub struct Identity {
     /// False when the bootstrap names no identity: everything is plain.
     on: bool,
+    /// True when key and certificates are brought along (`identity.files`).
+    brought: bool,
     provider: Arc<CryptoProvider>,
     view: ArcSwapOption<View>,
     generation: AtomicU64,
@@ -198,12 +215,9 @@ pub struct Identity {
     /// What the view is made of. Held while a new one is made, so that views follow each other.
     parts: Mutex<Parts>,
     progress: Mutex<Progress>,
-}
-
-#[derive(Debug, Default)]
-struct Parts {
-    leaf: Option<Arc<Leaf>>,
-    trust: Option<Arc<Trust>>,
+    /// Where key and chain are kept; none: in memory only.
+    files: Mutex<Option<Arc<Files>>>,
+    memory: tokio::sync::Mutex<keep::Memory>,
 }
 
 impl Default for Identity {
@@ -219,12 +233,15 @@ impl Identity {
     pub fn new(settings: Option<&config::Identity>) -> Self {
         Self {
             on: settings.is_some(),
+            brought: settings.is_some_and(|s| s.files.is_some()),
             provider: crypto::provider(settings.is_none_or(|s| s.post_quantum)),
             view: ArcSwapOption::empty(),
             generation: AtomicU64::new(0),
             changes: watch::Sender::new(0),
             parts: Mutex::default(),
             progress: Mutex::default(),
+            files: Mutex::default(),
+            memory: tokio::sync::Mutex::default(),
         }
     }
 
@@ -241,6 +258,16 @@ impl Identity {
         self.view.load().as_ref().map(|view| view.own().clone())
     }
 
+    /// The control plane's id.
+    ///
+    /// # Errors
+    /// Before there is an identity: it says whose control plane that is.
+    pub fn control_plane(&self) -> Result<SpiffeId, TlsError> {
+        let view = self.usable()?;
+        let id = verify::control_plane(view.trust().trust_domain());
+        id.map_err(|e| TlsError::NoIdentity(e.to_string()))
+    }
+
     /// Ends when there is a certificate that counts, or no identity is configured.
     ///
     /// # Cancel safety
@@ -252,6 +279,20 @@ impl Identity {
             if changes.changed().await.is_err() {
                 return;
             }
+        }
+    }
+
+    /// Waits up to 5 s for a certificate that counts.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub(crate) async fn joined(&self) -> Result<(), tonic::Status> {
+        match tokio::time::timeout(JOINED, self.ready()).await {
+            Ok(()) => Ok(()),
+            Err(_) => Err(tonic::Status::unavailable(match self.usable() {
+                Ok(_) => String::new(),
+                Err(error) => error.to_string(),
+            })),
         }
     }
 
@@ -335,58 +376,6 @@ impl Identity {
         }
     }
 
-    /// Takes over what is trusted from now on. An older bundle than the one in use is ignored, and so is
-    /// one of another trust domain or without a root: what was trusted stays so.
-    pub fn trust(&self, bundle: &TrustBundle) {
-        if !self.on {
-            return;
-        }
-        let mut parts = self.parts.lock();
-        if let Some(before) = &parts.trust {
-            if before.trust_domain() != bundle.trust_domain {
-                tracing::error!(
-                    ours = before.trust_domain(),
-                    theirs = bundle.trust_domain,
-                    "a trust bundle of another trust domain is ignored"
-                );
-                return;
-            }
-            if bundle.generation < before.bundle.generation || *bundle == before.bundle {
-                return;
-            }
-        }
-        match Trust::new(bundle.clone()) {
-            Ok(trust) => {
-                parts.trust = Some(Arc::new(trust));
-                self.renew_view(&parts);
-            }
-            Err(error) => tracing::error!(generation = bundle.generation, %error, "the trust bundle is ignored"),
-        }
-    }
-
-    /// Uses `leaf` from now on.
-    fn install(&self, leaf: Leaf) {
-        let mut parts = self.parts.lock();
-        parts.leaf = Some(Arc::new(leaf));
-        self.renew_view(&parts);
-    }
-
-    /// Makes the view of `parts` and tells of it.
-    fn renew_view(&self, parts: &Parts) {
-        if let (Some(leaf), Some(trust)) = (&parts.leaf, &parts.trust) {
-            match View::new(self.provider.clone(), leaf.clone(), trust.clone()) {
-                Ok(view) => self.view.store(Some(Arc::new(view))),
-                Err(error) => {
-                    // Only a provider without TLS 1.3 fails here. Nothing may pass then.
-                    tracing::error!(%error, "no TLS settings can be made");
-                    self.view.store(None);
-                }
-            }
-        }
-        let generation = self.generation.fetch_add(1, Ordering::AcqRel) + 1;
-        self.changes.send_replace(generation);
-    }
-
     /// The view to use, unless our own certificate expired: a peer would refuse it anyway.
     fn usable(&self) -> Result<Arc<View>, TlsError> {
         match self.view.load_full() {
@@ -394,5 +383,19 @@ impl Identity {
             Some(_) => Err(TlsError::NoIdentity("its certificate expired".into())),
             None => Err(TlsError::NoIdentity(self.progress.lock().why_not_joined())),
         }
+    }
+}
+
+/// Gets this workload's certificate and keeps it good. Runs until the process ends; ends at once when no
+/// identity is configured.
+pub async fn run(shared: Arc<Shared>) {
+    let mut task = Task::new(Place::Identity, shared.stats.clone());
+    // Nobody else takes it; what it holds outlives a panic.
+    let mut memory = shared.identity.memory.lock().await;
+    let bootstrap = &shared.bootstrap;
+    match (&bootstrap.identity, &bootstrap.control_plane) {
+        (Some(settings), _) if settings.files.is_some() => while task.again(brought::run(&shared, settings)).await {},
+        (Some(settings), Some(url)) => while task.again(keep::run(&shared, settings, url, &mut memory)).await {},
+        _ => {}
     }
 }

@@ -20,5 +20,7 @@ pub async fn run(shared: Arc<Shared>) {
     let Some(url) = shared.bootstrap.control_plane.clone() else {
         return;
     };
+    // Who is nobody yet registers nothing.
+    shared.identity.ready().await;
     session::run(&shared, &url).await;
 }

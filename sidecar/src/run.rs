@@ -19,7 +19,7 @@ use crate::observe::access_log::AccessLog;
 use crate::outbound::Outbound;
 use crate::outbound::cluster::Cluster;
 use crate::shared::Shared;
-use crate::{admin, discover, health, register};
+use crate::{admin, discover, health, identify, register};
 
 /// Unused upstream connections are closed after this.
 const IDLE: Duration = Duration::from_secs(60);
@@ -36,6 +36,9 @@ pub enum Error {
     /// A socket, a thread or a file.
     #[error("{0}")]
     Io(#[from] io::Error),
+    /// Key and certificates that are there and cannot be used.
+    #[error("{0}")]
+    Identity(#[from] identify::OpenError),
     /// A part of the control side could not even begin: the sidecar must not stay half-alive.
     #[error("a task of the control side ended by a panic while it began")]
     Control,
@@ -56,6 +59,7 @@ pub fn run(bootstrap: Bootstrap) -> Result<(), Error> {
     bootstrap.check()?;
     raise_file_limit();
     let shared = Arc::new(Shared::new(bootstrap)?);
+    shared.identity.open(&shared.bootstrap)?;
     count_panics(&shared);
     let control = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
@@ -89,6 +93,7 @@ async fn serve(shared: Arc<Shared>) -> Result<(), Error> {
 
     let mut control = tokio::task::JoinSet::new();
     control.spawn(admin::serve(admin, shared.clone()));
+    control.spawn(identify::run(shared.clone()));
     control.spawn(discover::run(shared.clone()));
     control.spawn(health::run(shared.clone()));
     control.spawn(register::run(shared.clone()));

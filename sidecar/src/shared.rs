@@ -27,7 +27,7 @@ pub struct Shared {
     /// What is known of the mesh.
     pub directory: Directory,
     /// Who this workload is and whom it trusts.
-    pub identity: Identity,
+    pub identity: Arc<Identity>,
     /// Counters.
     pub stats: Arc<Stats>,
     /// How far the sidecar has left.
@@ -67,7 +67,7 @@ impl Shared {
         Ok(Self {
             name,
             directory: Directory::new(proxy),
-            identity: Identity::new(bootstrap.identity.as_ref()),
+            identity: Arc::new(Identity::new(bootstrap.identity.as_ref())),
             stats: Arc::new(Stats::default()),
             drain: Drain::default(),
             own_listeners,

@@ -48,7 +48,7 @@ async fn listen(shared: &Shared, state: &mut State, store: Option<&Store>) {
     let Some(url) = shared.bootstrap.control_plane.clone() else {
         return;
     };
-    let channel = match shared.control_plane.channel(&url) {
+    let channel = match shared.control_plane.channel(&url, &shared.identity) {
         Ok(channel) => channel,
         Err(error) => {
             tracing::error!(%url, %error, "the control plane's address is no URL");
@@ -57,11 +57,14 @@ async fn listen(shared: &Shared, state: &mut State, store: Option<&Store>) {
                 .set_connected(false, format!("`{url}` is no URL: {error}"));
         }
     };
+    let identity = shared.identity.clone();
     let mut link = Link::new(move |requests| {
+        let identity = identity.clone();
         let mut client = AggregatedDiscoveryServiceClient::new(channel.clone()).max_decoding_message_size(LARGEST);
-        Box::pin(bounded(
-            async move { client.delta_aggregated_resources(requests).await },
-        ))
+        Box::pin(bounded(async move {
+            identity.joined().await?;
+            client.delta_aggregated_resources(requests).await
+        }))
     });
     let mut wanted = shared.directory.wanted_changes();
     drop(wanted.borrow_and_update());

@@ -2,24 +2,32 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
 
 use outrigger_proto::model::SpiffeId;
 use rustls::crypto::CryptoProvider;
+use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use rustls::sign::CertifiedKey;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use super::Own;
-use super::trust::{Fingerprint, fingerprint, time};
-use super::verify::{self, Refusal};
+use super::schedule::Times;
+use super::trust::{Fingerprint, Trust, time};
+use super::verify::{self, Refusal, Side};
 
 /// A certificate of this workload, with its key and its chain.
 #[derive(Debug)]
 pub(super) struct Leaf {
     pub(super) own: Arc<Own>,
+    /// With the chain as it is shown: the leaf first.
     pub(super) key: Arc<CertifiedKey>,
-    /// Of the leaf itself.
-    pub(super) fingerprint: Fingerprint,
+    /// When it was issued; it counts from 10 min earlier.
+    pub(super) since: SystemTime,
+    /// The root that it leads to, once that is known.
+    pub(super) root: Option<Fingerprint>,
+    /// Who signed it.
+    pub(super) issuer: String,
 }
 
 /// Why key and chain are no identity.
@@ -40,14 +48,14 @@ pub(super) enum LeafError {
 }
 
 impl Leaf {
-    /// Puts key and chain together. `generation` of the result grows with every call.
+    /// Puts key and chain together. The generation grows with every call.
     ///
     /// # Errors
     /// When they are no pair, or the certificate has no id.
     pub(super) fn new(
         chain: Vec<CertificateDer<'static>>,
-        key: PrivateKeyDer<'static>,
-        provider: &CryptoProvider,
+        key: &PrivateKeyDer<'_>,
+        since: SystemTime,
     ) -> Result<Self, LeafError> {
         let first = chain.first().ok_or(LeafError::Empty)?;
         let (_, parsed) = X509Certificate::from_der(first).map_err(|_| LeafError::Malformed)?;
@@ -58,16 +66,47 @@ impl Leaf {
             not_after: time(parsed.validity().not_after.timestamp()),
             generation: GENERATION.fetch_add(1, Ordering::Relaxed) + 1,
         };
-        let fingerprint = fingerprint(first);
-        let key = CertifiedKey::from_der(chain, key, provider).map_err(|error| match error {
-            rustls::Error::InconsistentKeys(_) => LeafError::OtherKey,
-            other => LeafError::Key(other),
-        })?;
+        let issuer = parsed.issuer().to_string();
+        let key = CertifiedKey::new(chain, any_supported_type(key).map_err(LeafError::Key)?);
+        match key.keys_match() {
+            Ok(()) => {}
+            Err(rustls::Error::InconsistentKeys(_)) => return Err(LeafError::OtherKey),
+            Err(other) => return Err(LeafError::Key(other)),
+        }
         Ok(Self {
+            // A clock that was wrong then says nothing now.
+            since: since.clamp(own.not_before, own.not_after.max(own.not_before)),
             own: Arc::new(own),
             key: Arc::new(key),
-            fingerprint,
+            root: None,
+            issuer,
         })
+    }
+
+    /// Finds the root that it leads to, and checks that both sides of a connection would let it in.
+    ///
+    /// # Errors
+    /// Why they would not.
+    pub(super) fn settle(&mut self, trust: &Trust, provider: &CryptoProvider, now: SystemTime) -> Result<(), Refusal> {
+        let (leaf, intermediates) = self.key.cert.split_first().ok_or(Refusal::NoId)?;
+        let algorithms = &provider.signature_verification_algorithms;
+        let verify = |side| verify::verify(trust, algorithms, (leaf, intermediates), side, now);
+        verify(Side::Client)?;
+        self.root = Some(verify(Side::Server)?.root);
+        Ok(())
+    }
+
+    /// How long it counts, from when it was issued.
+    pub(super) fn lifetime(&self) -> Duration {
+        self.own.not_after.duration_since(self.since).unwrap_or_default()
+    }
+
+    /// When it was issued and when it expires.
+    pub(super) fn times(&self) -> Times {
+        Times {
+            since: self.since,
+            not_after: self.own.not_after,
+        }
     }
 }
 

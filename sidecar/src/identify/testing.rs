@@ -1,5 +1,7 @@
 //! A CA for tests: certificates good and bad.
 
+pub(crate) mod authority;
+
 use std::time::{Duration, SystemTime};
 
 use outrigger_proto::model::TrustBundle;
@@ -11,6 +13,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 
 use super::Identity;
 use super::leaf::Leaf;
+use super::trust::Trust;
 use crate::config;
 
 /// The trust domain of these tests.
@@ -110,8 +113,8 @@ impl Ca {
     pub(crate) fn with(&self, spec: &Spec) -> Identity {
         let (chain, key) = self.leaf(spec);
         let identity = empty();
-        identity.trust(&self.bundle());
-        identity.install(Leaf::new(chain, key, &identity.provider).expect("a leaf"));
+        let leaf = Leaf::new(chain, &key, SystemTime::now()).expect("a leaf");
+        identity.replace(leaf, Trust::new(self.bundle()).expect("a root"));
         identity
     }
 

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use outrigger_proto::model::SpiffeId;
+use outrigger_proto::model::{FieldError, ServiceName, SpiffeId, TrustBundle};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls13_signature};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
@@ -18,7 +18,7 @@ use webpki::{EndEntityCert, KeyUsage};
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
-use super::trust::{Fingerprint, Trust, time, unix};
+use super::trust::{Fingerprint, Trust, fingerprint, time, unix};
 use super::{NotAdmitted, Peer};
 
 /// Certificates that a peer may show: the leaf, intermediates, perhaps the root.
@@ -59,6 +59,11 @@ pub enum Refusal {
         /// Who was called.
         expected: SpiffeId,
     },
+    /// It does not show the root whose hash the token carries.
+    #[error(
+        "it does not show the root that the token names: the token is of another mesh, or somebody answers in the control plane's place"
+    )]
+    OtherRoot,
     /// It has an id that is not let in any more.
     #[error("it is {id}: {why}")]
     NotAdmitted {
@@ -290,6 +295,96 @@ impl ServerCertVerifier for Verifier {
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.algorithms.supported_schemes()
     }
+}
+
+/// Looks at a control plane before the first join: it must show the root whose hash the token carries.
+#[derive(Debug)]
+pub(super) struct ByHash {
+    root: Fingerprint,
+    trust_domain: Option<String>,
+    algorithms: WebPkiSupportedAlgorithms,
+}
+
+impl ByHash {
+    /// For the control plane of `trust_domain`; none: of whichever the root is.
+    pub(super) fn new(root: Fingerprint, trust_domain: Option<String>, algorithms: WebPkiSupportedAlgorithms) -> Self {
+        Self {
+            root,
+            trust_domain,
+            algorithms,
+        }
+    }
+
+    fn look(&self, leaf: &CertificateDer<'_>, shown: &[CertificateDer<'_>], now: SystemTime) -> Result<(), Refusal> {
+        if shown.len() >= LONGEST_CHAIN {
+            return Err(Refusal::TooLong(shown.len() + 1));
+        }
+        let root = shown.iter().find(|der| fingerprint(der) == self.root);
+        let root = root.ok_or(Refusal::OtherRoot)?;
+        let (_, parsed) = X509Certificate::from_der(leaf).map_err(|_| Refusal::Malformed)?;
+        let said = id(&parsed)?;
+        let trust = Trust::new(TrustBundle {
+            trust_domain: self
+                .trust_domain
+                .clone()
+                .unwrap_or_else(|| said.trust_domain().to_owned()),
+            roots: vec![root.to_vec()],
+            generation: 0,
+            revoked: Vec::new(),
+        })
+        .map_err(|_| Refusal::Malformed)?;
+        let peer = verify(&trust, &self.algorithms, (leaf, shown), Side::Server, now)?;
+        let expected = control_plane(trust.trust_domain()).map_err(|_| Refusal::NoId)?;
+        if peer.id == expected {
+            Ok(())
+        } else {
+            Err(Refusal::Other { got: peer.id, expected })
+        }
+    }
+}
+
+impl ServerCertVerifier for ByHash {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        self.look(end_entity, intermediates, clock(now))?;
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Err(PeerIncompatible::ServerTlsVersionIsDisabledByOurConfig.into())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, cert, dss, &self.algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.algorithms.supported_schemes()
+    }
+}
+
+/// Who every control plane of a trust domain is.
+///
+/// # Errors
+/// When it is no trust domain.
+pub(super) fn control_plane(trust_domain: &str) -> Result<SpiffeId, FieldError> {
+    SpiffeId::new(trust_domain, &ServiceName::new("outrigger", "control-plane")?)
 }
 
 /// The refusal as rustls carries it, so that the peer gets the alert that fits.

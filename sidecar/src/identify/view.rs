@@ -44,7 +44,7 @@ impl View {
         let server = crypto::server(
             provider.clone(),
             Arc::new(verifier),
-            Arc::new(SingleCertAndKey::from(leaf.key.clone())),
+            resolver(&leaf),
             alpn.map(|name| name.as_bytes().to_vec()).collect(),
         )?;
         Ok(Self {
@@ -82,7 +82,7 @@ impl View {
         let config = Arc::new(crypto::client(
             self.provider.clone(),
             Arc::new(verifier),
-            Some(Arc::new(SingleCertAndKey::from(self.leaf.key.clone()))),
+            Some(resolver(&self.leaf)),
             alpn.name().map(|name| name.as_bytes().to_vec()).into_iter().collect(),
         )?);
         let mut clients = self.clients.lock();
@@ -111,6 +111,11 @@ impl View {
             ),
         }
     }
+}
+
+/// Shows `leaf` to whoever asks.
+pub(super) fn resolver(leaf: &Leaf) -> Arc<SingleCertAndKey> {
+    Arc::new(SingleCertAndKey::from(leaf.key.clone()))
 }
 
 /// A name that rustls wants, and that says nothing: neither is it sent nor compared.

@@ -62,11 +62,17 @@ pub enum Gauge {
     Restarts,
     /// Upstream connections open.
     UpstreamConnections,
+    /// When the workload's own certificate expires, Unix seconds; 0 while there is none.
+    IdentityNotAfter,
+    /// Certificates after the first.
+    IdentityRenewals,
+    /// Tries to get a certificate that failed.
+    IdentityRenewalFailures,
 }
 
 impl Gauge {
     /// All, with metric name and help text.
-    pub const ALL: [(Self, &'static str, &'static str, &'static str); 10] = [
+    pub const ALL: [(Self, &'static str, &'static str, &'static str); 13] = [
         (
             Self::ConnectionsRefused,
             "outrigger_connections_refused_total",
@@ -126,6 +132,24 @@ impl Gauge {
             "outrigger_upstream_connections",
             "gauge",
             "Upstream connections open.",
+        ),
+        (
+            Self::IdentityNotAfter,
+            "outrigger_identity_not_after_seconds",
+            "gauge",
+            "Unix time at which the workload's certificate expires; 0 while there is none.",
+        ),
+        (
+            Self::IdentityRenewals,
+            "outrigger_identity_renewals_total",
+            "counter",
+            "Certificates after the first.",
+        ),
+        (
+            Self::IdentityRenewalFailures,
+            "outrigger_identity_renewal_failures_total",
+            "counter",
+            "Tries to get a certificate that failed.",
         ),
     ];
 }

@@ -38,7 +38,7 @@ struct Session<'a> {
 
 pub(super) async fn run(shared: &Shared, url: &str) {
     // `discover` says what is wrong with the address.
-    let Ok(channel) = shared.control_plane.channel(url) else {
+    let Ok(channel) = shared.control_plane.channel(url, &shared.identity) else {
         return;
     };
     let admin = admin_address(shared).await;

@@ -3,7 +3,7 @@
 //! What is answered is durable first; what cannot be stored is refused. Nothing here trusts what a
 //! request says of itself: [`Asker`] is what the connection proved.
 //!
-//! Lock order: disk, state, vault; the others are taken alone.
+//! Lock order: rotating, disk, state, vault; the others are taken alone.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -22,12 +22,18 @@ mod brought;
 mod csr;
 mod disk;
 mod files;
+mod issue;
 mod limit;
+mod manage;
 mod open;
+mod queue;
 mod refusal;
 mod rotation;
 mod server_leaf;
+mod service;
 mod state;
+#[cfg(test)]
+mod tests;
 mod upkeep;
 mod vault;
 mod x509;
@@ -36,9 +42,12 @@ pub use asker::Asker;
 pub use brought::{BroughtError, CaFiles};
 pub use disk::DiskError;
 pub use files::FileError;
+pub use issue::Granted;
+pub use manage::{CertView, CertsView, Purpose, RootView, RotationView, TokenView};
 pub use refusal::Refusal;
 pub use rotation::Phase;
 pub use server_leaf::ServerLeaf;
+pub use service::Service;
 pub use upkeep::{Alone, Fleet};
 pub use vault::VaultError;
 pub use x509::{Unix, X509Error};
@@ -151,6 +160,8 @@ pub struct Authority {
     /// Grows with each change of the bundle.
     changes: watch::Sender<u64>,
     rounds: Mutex<upkeep::Rounds>,
+    /// One rotation is begun at a time. Taken before all others.
+    rotating: Mutex<()>,
     failing: AtomicBool,
 }
 

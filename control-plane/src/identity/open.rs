@@ -73,6 +73,7 @@ impl Authority {
             server: watch::Sender::new(first),
             changes: watch::Sender::new(0),
             rounds: Mutex::default(),
+            rotating: Mutex::default(),
             failing: AtomicBool::new(false),
         });
         // A refusal is told as an event; the leaf below says whether signing is possible all the same.

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use outrigger_proto::model::{EndpointName, Revocation, ServiceName};
+use outrigger_proto::model::{Revocation, ServiceName};
 use serde::{Deserialize, Serialize};
 
 use super::rotation::Trust;
@@ -184,11 +184,6 @@ impl State {
             .filter(|(_, r)| r.until.is_some_and(|until| until < now));
         let revoked = revoked.map(|(what, _)| Write::Revoked(what.clone(), None));
         tokens.chain(registrations).chain(revoked).collect()
-    }
-
-    /// The service of a registration's name.
-    pub(super) fn service_of(name: &str) -> Option<ServiceName> {
-        name.parse::<EndpointName>().ok().map(|n| n.service)
     }
 }
 

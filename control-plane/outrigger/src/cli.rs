@@ -5,8 +5,8 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    apply, call, completions, config, control_plane, describe, down, get, health, logs, new, ps, restart, run, sidecar,
-    stats, up, version,
+    apply, call, certs, completions, config, control_plane, describe, down, explain_access, get, health, logs, new, ps,
+    restart, run, sidecar, stats, token, up, version,
 };
 use crate::exit;
 
@@ -35,6 +35,9 @@ enum Command {
     Call(call::CallArgs),
     Health(health::HealthArgs),
     Stats(stats::StatsArgs),
+    Token(token::TokenArgs),
+    Certs(certs::CertsArgs),
+    ExplainAccess(explain_access::ExplainAccessArgs),
     Config(config::ConfigArgs),
     New(new::NewArgs),
     Sidecar(sidecar::SidecarArgs),
@@ -67,6 +70,9 @@ impl Cli {
             Command::Call(args) => call::call(args),
             Command::Health(args) => health::health(args),
             Command::Stats(args) => stats::stats(args),
+            Command::Token(args) => token::token(args),
+            Command::Certs(args) => certs::certs(args),
+            Command::ExplainAccess(args) => explain_access::explain_access(args),
             Command::Config(args) => config::config(args),
             Command::New(args) => new::new(args),
             Command::Sidecar(args) => sidecar::sidecar(args),
@@ -98,9 +104,10 @@ mod tests {
         for command in root.get_subcommands_mut().filter(|command| !command.is_hide_set()) {
             let page = command.render_long_help();
             pages.push(format!("=== {}\n{page}", command.get_name()));
+            let outer = command.get_name().to_owned();
             for inner in command.get_subcommands_mut() {
                 let page = inner.render_long_help();
-                pages.push(format!("=== config {}\n{page}", inner.get_name()));
+                pages.push(format!("=== {outer} {}\n{page}", inner.get_name()));
             }
         }
         insta::assert_snapshot!(pages.join("\n"));

@@ -2,11 +2,13 @@
 
 pub(crate) mod apply;
 pub(crate) mod call;
+pub(crate) mod certs;
 pub(crate) mod completions;
 pub(crate) mod config;
 pub(crate) mod control_plane;
 pub(crate) mod describe;
 pub(crate) mod down;
+pub(crate) mod explain_access;
 pub(crate) mod get;
 pub(crate) mod health;
 pub(crate) mod logs;
@@ -16,6 +18,7 @@ pub(crate) mod restart;
 pub(crate) mod run;
 pub(crate) mod sidecar;
 pub(crate) mod stats;
+pub(crate) mod token;
 pub(crate) mod up;
 pub(crate) mod version;
 

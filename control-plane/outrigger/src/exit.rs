@@ -13,7 +13,9 @@ Exit codes:
   2  the command line is not understood
   3  the control plane cannot be reached
   4  not found
-  5  the configuration was refused";
+  5  the configuration was refused
+  6  `explain-access`: denied
+  7  the control plane does not let us in";
 
 /// A failure that has an exit code of its own.
 #[derive(Debug, thiserror::Error)]
@@ -27,6 +29,14 @@ pub(crate) enum Failure {
         address: String,
         /// What the system says.
         reason: String,
+    },
+    /// The control plane, or what guards it, refuses whoever asks.
+    #[error("the control plane at {address} does not let us in: {said}")]
+    NotLetIn {
+        /// Its address.
+        address: String,
+        /// Why.
+        said: String,
     },
     /// What was asked for does not exist.
     #[error("{0}")]
@@ -49,6 +59,7 @@ impl Failure {
             Self::Unreachable { .. } => 3,
             Self::NotFound(_) => 4,
             Self::Config(_) | Self::Refused(_) => 5,
+            Self::NotLetIn { .. } => 7,
         }
     }
 }

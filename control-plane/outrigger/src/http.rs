@@ -1,13 +1,16 @@
-//! A small HTTP/1.1 client: one connection a request, everything bounded in time and size.
+//! A small HTTP client: one connection a request, everything bounded in time and size.
 //!
-//! Speaks plain HTTP only: the control plane and the sidecars' admin pages are on loopback.
+//! [`send`] is plain, for admin pages on loopback; [`over`] and [`over_h2`] speak on a stream that somebody else made,
+//! such as a unix socket or TLS.
 
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt as _, Full, Limited};
-use hyper_util::rt::TokioIo;
+use hyper::body::Incoming;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
 /// An answer, read to its end.
@@ -72,29 +75,65 @@ async fn exchange(url: &str, ask: Ask) -> Result<Reply, Error> {
     let stream = TcpStream::connect((host, authority.port_u16().unwrap_or(80)))
         .await
         .map_err(Error::Connect)?;
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     let target = uri.path_and_query().map_or("/", |path| path.as_str());
+    over(stream, authority.as_str(), target, ask).await
+}
+
+/// Sends `ask` for `target` as HTTP/1.1 on `stream` and reads the whole answer. The caller sets the deadline.
+///
+/// # Cancel safety
+/// Dropped, the connection goes with it.
+pub(crate) async fn over<S>(stream: S, authority: &str, target: &str, ask: Ask) -> Result<Reply, Error>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     let mut request = Request::builder()
         .method(ask.method)
         .uri(target)
         .body(Full::new(ask.body))?;
-    let host = HeaderValue::from_str(authority.as_str()).map_err(http::Error::from)?;
+    let host = HeaderValue::from_str(authority).map_err(http::Error::from)?;
     *request.headers_mut() = ask.headers;
     request.headers_mut().entry(http::header::HOST).or_insert(host);
-    let answer = async move {
-        let reply = sender.send_request(request).await?;
-        let (head, body) = reply.into_parts();
-        let body = Limited::new(body, MAX_BODY)
-            .collect()
-            .await
-            .map_err(Error::Body)?
-            .to_bytes();
-        Ok(Reply {
-            status: head.status,
-            headers: head.headers,
-            body,
-        })
-    };
+    let answer = async move { read(sender.send_request(request).await?).await };
+    with(connection, answer).await
+}
+
+/// As [`over`], by HTTP/2.
+pub(crate) async fn over_h2<S>(stream: S, authority: &str, target: &str, ask: Ask) -> Result<Reply, Error>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let io = TokioIo::new(stream);
+    let (mut sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await?;
+    let mut request = Request::builder()
+        .method(ask.method)
+        .uri(format!("http://{authority}{target}"))
+        .body(Full::new(ask.body))?;
+    *request.headers_mut() = ask.headers;
+    let answer = async move { read(sender.send_request(request).await?).await };
+    with(connection, answer).await
+}
+
+async fn read(reply: Response<Incoming>) -> Result<Reply, Error> {
+    let (head, body) = reply.into_parts();
+    let body = Limited::new(body, MAX_BODY)
+        .collect()
+        .await
+        .map_err(Error::Body)?
+        .to_bytes();
+    Ok(Reply {
+        status: head.status,
+        headers: head.headers,
+        body,
+    })
+}
+
+/// The answer, while the connection is driven.
+async fn with<C>(connection: C, answer: impl Future<Output = Result<Reply, Error>>) -> Result<Reply, Error>
+where
+    C: Future<Output = hyper::Result<()>>,
+{
     tokio::pin!(answer);
     tokio::pin!(connection);
     let mut open = true;

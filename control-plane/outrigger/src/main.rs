@@ -7,6 +7,7 @@ mod http;
 mod output;
 mod plane;
 mod supervise;
+mod tls;
 
 use std::process::ExitCode;
 

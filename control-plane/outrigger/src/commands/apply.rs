@@ -38,7 +38,7 @@ pub(crate) fn apply(args: &ApplyArgs) -> anyhow::Result<ExitCode> {
         args.file.clone()
     };
     let text = std::fs::read(&file).with_context(|| file.display().to_string())?;
-    let reply = super::runtime()?.block_on(args.target.plane().post("/v1/config", text.into()))?;
+    let reply = super::runtime()?.block_on(args.target.plane()?.post("/v1/config", text.into()))?;
     if reply.status == StatusCode::UNPROCESSABLE_ENTITY {
         let said: Value = serde_json::from_slice(&reply.body)?;
         let reasons = said

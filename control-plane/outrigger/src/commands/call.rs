@@ -1,25 +1,32 @@
 //! `outrigger call`: one request to a service, HTTP or gRPC, through its sidecar.
 //!
 //! The endpoint comes from the control plane; nothing is retried and nothing balanced: what is seen is what that one
-//! endpoint answered. `call/http` and `call/grpc` speak, this file decides which and to whom.
+//! endpoint answered. `call/web` and `call/grpc` speak on a `call/line`, this file decides which and to whom.
 
+use std::io::Write as _;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
-use serde_json::Value;
+use outrigger_proto::model::ServiceName;
+use serde_json::{Value, json};
 
 use crate::exit::Failure;
+use crate::output::cell;
 use crate::plane::{Plane, Target, service_name};
 
 mod grpc;
+mod line;
 mod web;
+
+use line::{Line, Mesh};
 
 /// Send one request to a service: HTTP, or gRPC with JSON
 ///
 /// A second argument that starts with / is a path, anything else a gRPC method (`Method` or `package.Service/Method`);
 /// without it, a gRPC service lists its methods and another one is asked for /. The message of a gRPC method is JSON;
-/// its types come from the service's reflection, or from --descriptor.
+/// its types come from the service's reflection, or from --descriptor. The service sees the operator as its caller, or
+/// with --as another one.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct CallArgs {
     /// As `service` or `namespace/service`
@@ -38,6 +45,9 @@ pub(crate) struct CallArgs {
     /// The port's name; else the first
     #[arg(long, value_name = "NAME")]
     port: Option<String>,
+    /// Call as this service, `service` or `namespace/service`; else as the operator
+    #[arg(long = "as", value_name = "SERVICE")]
+    caller: Option<String>,
     /// A file of descriptors (`protoc --descriptor_set_out --include_imports`) instead of reflection
     #[arg(long, value_name = "FILE")]
     descriptor: Option<std::path::PathBuf>,
@@ -64,13 +74,17 @@ pub(crate) fn call(args: &CallArgs) -> anyhow::Result<ExitCode> {
         .map(|header| split(header))
         .collect::<Result<Vec<_>, _>>()?;
     let limit = Duration::from_secs(args.timeout.max(1));
+    let name = ServiceName::new(&namespace, &service)?;
     super::runtime()?.block_on(async {
-        let port = port(
-            &args.target.plane(),
-            &format!("{namespace}/{service}"),
-            args.port.as_deref(),
-        )
-        .await?;
+        let plane = args.target.plane()?;
+        let port = port(&plane, name.as_str(), args.port.as_deref()).await?;
+        let line = Line {
+            address: port.address,
+            mesh: match port.plain {
+                true => None,
+                false => Some(Mesh::new(&plane, args.caller.as_deref(), &name).await?),
+            },
+        };
         let path = args.what.as_deref().filter(|what| what.starts_with('/'));
         let is_grpc = match &args.what {
             Some(_) => path.is_none(),
@@ -79,7 +93,8 @@ pub(crate) fn call(args: &CallArgs) -> anyhow::Result<ExitCode> {
         let exchange = async {
             if is_grpc {
                 let ask = grpc::Ask {
-                    address: &port.address,
+                    line: &line,
+                    host: &service,
                     method: args.what.as_deref(),
                     json: body.as_deref(),
                     headers: &headers,
@@ -88,27 +103,73 @@ pub(crate) fn call(args: &CallArgs) -> anyhow::Result<ExitCode> {
                 grpc::call(ask).await
             } else {
                 let ask = web::Ask {
-                    address: &port.address,
+                    line: &line,
                     host: &service,
                     path: path.unwrap_or("/"),
                     method: args.method.clone(),
                     headers: &headers,
                     body,
                     include: args.include,
-                    limit,
                 };
                 web::call(ask).await
             }
         };
-        tokio::time::timeout(limit, exchange)
+        let outcome = tokio::time::timeout(limit, exchange)
             .await
-            .map_err(|_| anyhow::anyhow!("no answer within {limit:?}"))?
+            .map_err(|_| anyhow::anyhow!("no answer within {limit:?}"))??;
+        if let (Outcome::Denied(method, path), Some(mesh)) = (&outcome, &line.mesh) {
+            explain(&plane, mesh, &name, &port.name, (method, path)).await?;
+        }
+        Ok(match outcome {
+            Outcome::Well => ExitCode::SUCCESS,
+            Outcome::Failed | Outcome::Denied(..) => ExitCode::FAILURE,
+        })
     })
+}
+
+/// What came of a call, as far as the exit code and advice go.
+enum Outcome {
+    Well,
+    Failed,
+    /// The mesh denied this method and path.
+    Denied(String, String),
+}
+
+/// The mesh's reason for a denial.
+const DENIED: &str = "denied";
+
+/// Says which rule denied us and what can be done.
+async fn explain(
+    plane: &Plane,
+    mesh: &Mesh,
+    service: &ServiceName,
+    port: &str,
+    (method, path): (&str, &str),
+) -> anyhow::Result<()> {
+    let from = mesh.own.as_str();
+    let question = json!({"from": from, "to": service.as_str(), "port": port, "method": method, "path": path});
+    let mut err = anstream::stderr();
+    // Old news at worst: the denial itself has been told.
+    if let Ok(answer) = plane.send("/v1/access/explain", &question).await {
+        let part = |key: &str| cell(answer.get(key));
+        match (part("rule"), part("source")) {
+            (rule, _) if rule != "-" => writeln!(err, "decided by {rule}")?,
+            (_, source) => writeln!(err, "no rule of {service} allows it ({source})")?,
+        }
+    }
+    writeln!(
+        err,
+        "to allow it, add {from} to `allow` of {service}; to call as a service that may: --as SERVICE"
+    )?;
+    Ok(())
 }
 
 /// A port of an endpoint that serves.
 struct Port {
+    name: String,
     address: String,
+    /// Whether the service takes part in the mesh without TLS.
+    plain: bool,
     protocol: String,
 }
 
@@ -134,7 +195,12 @@ async fn port(plane: &Plane, service: &str, name: Option<&str>) -> anyhow::Resul
     let ports = endpoint.get("ports").and_then(Value::as_object);
     let wanted = name.map(str::to_owned).or_else(|| names.first().cloned());
     let wanted = wanted.or_else(|| ports?.keys().next().cloned()).unwrap_or_default();
-    let Some(number) = ports.and_then(|ports| ports.get(&wanted)).and_then(Value::as_u64) else {
+    let number = |key: &str| {
+        let ports = endpoint.get(key).and_then(Value::as_object);
+        ports.and_then(|ports| ports.get(&wanted)).and_then(Value::as_u64)
+    };
+    // Where servers speak first, the mesh has a port of its own.
+    let Some(number) = number("mesh_ports").or_else(|| number("ports")) else {
         return Err(Failure::NotFound(format!("{service} has no port `{wanted}`; it has {}", names.join(", "))).into());
     };
     let address = text(endpoint, "address").unwrap_or_default();
@@ -146,8 +212,11 @@ async fn port(plane: &Plane, service: &str, name: Option<&str>) -> anyhow::Resul
     let port = declared
         .iter()
         .find(|port| text(port, "name").as_deref() == Some(wanted.as_str()));
+    let mode = detail.pointer("/policy/mode").and_then(Value::as_str);
     Ok(Port {
         address,
+        name: wanted.clone(),
+        plain: mode == Some("off"),
         protocol: port.and_then(|port| text(port, "protocol")).unwrap_or_default(),
     })
 }

@@ -23,7 +23,7 @@ pub(crate) struct DescribeArgs {
 /// Runs `describe`.
 pub(crate) fn describe(args: &DescribeArgs) -> anyhow::Result<ExitCode> {
     let (namespace, service) = service_name(&args.service)?;
-    let plane = args.target.plane();
+    let plane = args.target.plane()?;
     let path = format!("/v1/services/{namespace}/{service}");
     super::runtime()?.block_on(output::show(args.output.watch, async || {
         let detail = plane.get(&path).await?;

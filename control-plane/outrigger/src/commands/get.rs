@@ -40,7 +40,7 @@ enum What {
 
 /// Runs `get`.
 pub(crate) fn get(args: &GetArgs) -> anyhow::Result<ExitCode> {
-    let plane = args.target.plane();
+    let plane = args.target.plane()?;
     let service = args
         .service
         .as_deref()

@@ -21,7 +21,7 @@ pub(crate) struct HealthArgs {
 
 /// Runs `health`.
 pub(crate) fn health(args: &HealthArgs) -> anyhow::Result<ExitCode> {
-    let plane = args.target.plane();
+    let plane = args.target.plane()?;
     let service = args
         .service
         .as_deref()

@@ -22,7 +22,7 @@ pub(crate) struct StatsArgs {
 
 /// Runs `stats`.
 pub(crate) fn stats(args: &StatsArgs) -> anyhow::Result<ExitCode> {
-    let plane = args.target.plane();
+    let plane = args.target.plane()?;
     let service = args
         .service
         .as_deref()

@@ -3,10 +3,7 @@
 //! It lies in `run/`, which only this user may enter, and goes with it. A socket's path may have 107 bytes only, so it
 //! is reached through an open handle on its folder, however deep that lies.
 
-use std::fs::File;
 use std::io;
-use std::os::fd::AsRawFd;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,6 +14,7 @@ use tokio::net::{UnixListener, UnixStream};
 use super::fleet::Fleet;
 use super::state::Layout;
 use super::workload::Row;
+use crate::plane::address::short;
 
 /// What can be asked.
 #[derive(Debug, Serialize, Deserialize)]
@@ -82,11 +80,4 @@ pub(crate) async fn ask(layout: &Layout, ask: &Ask) -> io::Result<Answer> {
     let mut line = String::new();
     BufReader::new(read).read_line(&mut line).await?;
     Ok(serde_json::from_str(&line)?)
-}
-
-fn short(socket: &Path) -> io::Result<(File, PathBuf)> {
-    let missing = || io::Error::from(io::ErrorKind::NotFound);
-    let folder = File::open(socket.parent().ok_or_else(missing)?)?;
-    let path = PathBuf::from(format!("/proc/self/fd/{}", folder.as_raw_fd()));
-    Ok((folder, path.join(socket.file_name().ok_or_else(missing)?)))
 }

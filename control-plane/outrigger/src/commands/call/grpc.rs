@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 use std::io::Write as _;
 use std::path::Path;
-use std::process::ExitCode;
 
 use anyhow::Context as _;
 use bytes::{Buf as _, BufMut as _, Bytes};
@@ -18,12 +17,15 @@ use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
 use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
 use tonic_reflection::pb::v1::{ServerReflectionRequest, ServerReflectionResponse};
 
+use super::Outcome;
+use super::line::{Connector, Line};
 use crate::exit::Failure;
 use crate::output;
 
 /// What is asked.
 pub(super) struct Ask<'a> {
-    pub(super) address: &'a str,
+    pub(super) line: &'a Line,
+    pub(super) host: &'a str,
     pub(super) method: Option<&'a str>,
     pub(super) json: Option<&'a str>,
     pub(super) headers: &'a [(HeaderName, HeaderValue)],
@@ -31,11 +33,11 @@ pub(super) struct Ask<'a> {
 }
 
 /// Calls the method and prints each answer, or lists the methods.
-pub(super) async fn call(ask: Ask<'_>) -> anyhow::Result<ExitCode> {
-    let channel = Endpoint::from_shared(format!("http://{}", ask.address))?
-        .connect()
+pub(super) async fn call(ask: Ask<'_>) -> anyhow::Result<Outcome> {
+    let channel = Endpoint::from_shared(format!("http://{}", ask.host))?
+        .connect_with_connector(Connector(ask.line.clone()))
         .await
-        .with_context(|| format!("cannot reach {}", ask.address))?;
+        .with_context(|| format!("cannot reach {}", ask.line.address))?;
     let pool = match ask.descriptor {
         Some(file) => {
             let bytes = std::fs::read(file).with_context(|| file.display().to_string())?;
@@ -72,12 +74,13 @@ pub(super) async fn call(ask: Ask<'_>) -> anyhow::Result<ExitCode> {
         Err(status) => Err(status.into()),
     };
     match answered {
-        Ok(()) => Ok(ExitCode::SUCCESS),
+        Ok(()) => Ok(Outcome::Well),
         Err(Broken::Status(status)) => {
             let reason = status
                 .metadata()
                 .get("outrigger-reason")
                 .and_then(|value| value.to_str().ok());
+            let denied = reason == Some(super::DENIED);
             let reason = reason.map(|reason| format!(" (mesh: {reason})")).unwrap_or_default();
             let mut err = anstream::stderr();
             writeln!(
@@ -87,7 +90,11 @@ pub(super) async fn call(ask: Ask<'_>) -> anyhow::Result<ExitCode> {
                 status.code() as i32,
                 status.message()
             )?;
-            Ok(ExitCode::FAILURE)
+            Ok(if denied {
+                Outcome::Denied("POST".to_owned(), path)
+            } else {
+                Outcome::Failed
+            })
         }
         Err(Broken::Other(error)) => Err(error),
     }
@@ -168,7 +175,7 @@ fn find(pool: &DescriptorPool, name: &str) -> anyhow::Result<MethodDescriptor> {
     }
 }
 
-fn list(pool: &DescriptorPool) -> anyhow::Result<ExitCode> {
+fn list(pool: &DescriptorPool) -> anyhow::Result<Outcome> {
     let mut text = String::new();
     for method in pool
         .services()
@@ -190,7 +197,7 @@ fn list(pool: &DescriptorPool) -> anyhow::Result<ExitCode> {
         ));
     }
     output::print(&text)?;
-    Ok(ExitCode::SUCCESS)
+    Ok(Outcome::Well)
 }
 
 /// Every file that the server shows by grpc.reflection.v1.

@@ -1,29 +1,28 @@
 //! One HTTP request; the body goes to standard output as it came.
 
 use std::io::Write as _;
-use std::process::ExitCode;
-use std::time::Duration;
 
+use anyhow::Context as _;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 
+use super::Outcome;
+use super::line::Line;
 use crate::http as client;
 
 /// What is asked.
 pub(super) struct Ask<'a> {
-    pub(super) address: &'a str,
+    pub(super) line: &'a Line,
     pub(super) host: &'a str,
     pub(super) path: &'a str,
     pub(super) method: Option<Method>,
     pub(super) headers: &'a [(HeaderName, HeaderValue)],
     pub(super) body: Option<String>,
     pub(super) include: bool,
-    pub(super) limit: Duration,
 }
 
 /// Sends the request and prints the answer.
-pub(super) async fn call(ask: Ask<'_>) -> anyhow::Result<ExitCode> {
+pub(super) async fn call(ask: Ask<'_>) -> anyhow::Result<Outcome> {
     let mut headers = HeaderMap::new();
-    headers.insert(header::HOST, HeaderValue::from_str(ask.host)?);
     if ask
         .body
         .as_deref()
@@ -37,20 +36,29 @@ pub(super) async fn call(ask: Ask<'_>) -> anyhow::Result<ExitCode> {
     let method = ask
         .method
         .unwrap_or(if ask.body.is_some() { Method::POST } else { Method::GET });
+    let asked = Outcome::Denied(method.to_string(), ask.path.to_owned());
     let request = client::Ask {
         method,
         headers,
         body: ask.body.unwrap_or_default().into(),
     };
-    let reply = client::send(&format!("http://{}{}", ask.address, ask.path), request, ask.limit).await?;
+    let stream = ask
+        .line
+        .open()
+        .await
+        .with_context(|| format!("cannot reach {}", ask.line.address))?;
+    let reply = match ask.line.mesh {
+        Some(_) => client::over_h2(stream, ask.host, ask.path, request).await?,
+        None => client::over(stream, ask.host, ask.path, request).await?,
+    };
     let failed = reply.status.is_client_error() || reply.status.is_server_error();
     let mut err = anstream::stderr();
+    // The mesh names its reason when it made the answer itself.
+    let reason = reply
+        .headers
+        .get("outrigger-reason")
+        .and_then(|value| value.to_str().ok());
     if ask.include || failed {
-        // The mesh names its reason when it made the answer itself.
-        let reason = reply
-            .headers
-            .get("outrigger-reason")
-            .and_then(|value| value.to_str().ok());
         writeln!(
             err,
             "{}{}",
@@ -70,5 +78,9 @@ pub(super) async fn call(ask: Ask<'_>) -> anyhow::Result<ExitCode> {
         out.write_all(b"\n")?;
     }
     out.flush()?;
-    Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    Ok(match (failed, reason) {
+        (true, Some(super::DENIED)) => asked,
+        (true, _) => Outcome::Failed,
+        (false, _) => Outcome::Well,
+    })
 }

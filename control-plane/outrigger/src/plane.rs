@@ -10,6 +10,7 @@ use bytes::Bytes;
 use clap::Args;
 use http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
 use http::{Method, StatusCode};
+use outrigger_proto::model::{FieldError, JoinToken};
 use serde_json::Value;
 use tokio::net::{TcpStream, UnixStream};
 
@@ -62,9 +63,11 @@ impl std::fmt::Debug for Token {
 
 impl Token {
     fn parse(text: &str) -> Result<Self, Failure> {
-        let root = tls::root_of(text).map_err(|error| Failure::Usage(error.to_string()))?;
-        let mut header = HeaderValue::from_str(&format!("Bearer {}", text.trim()))
-            .map_err(|_| Failure::Usage(tls::NotAToken.to_string()))?;
+        let wrong =
+            |reason: String| Failure::Usage(format!("{reason}; `outrigger token create --operator` prints one"));
+        let token: JoinToken = text.parse().map_err(|error: FieldError| wrong(error.reason))?;
+        let mut header = HeaderValue::from_str(&format!("Bearer {token}")).map_err(|error| wrong(error.to_string()))?;
+        let root = token.root;
         header.set_sensitive(true);
         Ok(Self { header, root })
     }
@@ -103,12 +106,18 @@ impl Target {
     }
 
     fn running(&self) -> Option<Address> {
+        let up = self.up()?;
+        let socket = up.get("socket")?.as_str().filter(|socket| !socket.is_empty())?;
+        Some(Address::Socket(PathBuf::from(socket)))
+    }
+
+    /// The description of the `up` that runs here, when one does.
+    pub(crate) fn up(&self) -> Option<Value> {
         if let Some(dir) = &self.dir {
-            let folder = if dir.is_file() { dir.parent()? } else { dir };
-            return address::of_folder(folder);
+            return address::up_of(dir);
         }
         let here = std::env::current_dir().ok()?;
-        here.ancestors().find_map(address::of_folder)
+        here.ancestors().find_map(address::up_of)
     }
 }
 

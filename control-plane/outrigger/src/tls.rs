@@ -8,8 +8,6 @@ use std::io;
 use std::sync::Arc;
 
 use aws_lc_rs::digest;
-use base64::Engine as _;
-use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use outrigger_proto::model::{ServiceName, SpiffeId};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{Resumption, verify_server_cert_signed_by_trust_anchor};
@@ -65,23 +63,6 @@ enum Stranger {
         /// As asked for.
         expected: String,
     },
-}
-
-/// A token's text is not one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("not a token: one looks like ogt1.<id>.<secret>.<root>, as `outrigger token create` prints it")]
-pub(crate) struct NotAToken;
-
-/// The hash of the root's certificate in `token`.
-pub(crate) fn root_of(token: &str) -> Result<[u8; 32], NotAToken> {
-    let mut parts = token.trim().split('.');
-    let (Some("ogt1"), Some(_), Some(_), Some(root), None) =
-        (parts.next(), parts.next(), parts.next(), parts.next(), parts.next())
-    else {
-        return Err(NotAToken);
-    };
-    let bytes = BASE64_URL_SAFE_NO_PAD.decode(root).map_err(|_| NotAToken)?;
-    bytes.try_into().map_err(|_| NotAToken)
 }
 
 /// Makes the TCP connection `stream` a TLS one with whoever is `expected`. The caller sets the deadline.

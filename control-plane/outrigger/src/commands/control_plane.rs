@@ -12,12 +12,31 @@ use tokio::signal::unix::{SignalKind, signal};
 /// Run the control plane
 #[derive(Debug, Clone, Args)]
 pub(crate) struct ControlPlaneArgs {
-    /// Where it listens, for sidecars and for people
+    /// Where it listens for sidecars, and for people elsewhere who have a token
     #[arg(long, default_value = "127.0.0.1:7070", value_name = "ADDRESS")]
     listen: SocketAddr,
-    /// Where its state outlives it; without, it is kept in memory only
+    /// The socket for people on this machine: this user and root; else control-plane.sock in --state-dir, or without
+    /// one where the other commands look for it
+    #[arg(long, value_name = "FILE")]
+    socket: Option<PathBuf>,
+    /// Where its state outlives it, the mesh's keys among it; without, it is kept in memory only
     #[arg(long, value_name = "DIR")]
     state_dir: Option<PathBuf>,
+    /// The first part of every identity, fixed when the mesh's root is made; `outrigger.local` when absent
+    #[arg(long, value_name = "NAME")]
+    trust_domain: Option<String>,
+    /// A certificate authority to issue from, PEM, instead of one that is made
+    #[arg(long, value_name = "FILE", requires = "ca_key")]
+    ca_cert: Option<PathBuf>,
+    /// Its private key, PEM, readable by its owner only
+    #[arg(long, value_name = "FILE", requires = "ca_cert")]
+    ca_key: Option<PathBuf>,
+    /// The certificates between it and the root, and the root, PEM; when it is not a root itself
+    #[arg(long, value_name = "FILE", requires = "ca_cert")]
+    ca_chain: Option<PathBuf>,
+    /// How long a sidecar's certificate is good; it is renewed at half of that
+    #[arg(long, default_value = "12h", value_parser = duration, value_name = "DURATION")]
+    leaf_ttl: Duration,
     /// A mesh.yaml, or the folder of one; watched for changes
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,

@@ -32,20 +32,27 @@ use crate::supervise::state::UpPort;
 use crate::supervise::tree::{self, INSTANCE, RUN};
 use crate::supervise::{ITSELF, admin, guard};
 
-/// Run one service with its sidecar beside a running control plane.
+mod joining;
+
+use joining::Joining;
+
+/// Run one service with its sidecar, which joins the mesh of a running control plane.
+///
+/// It joins with a token, or on the machine of the control plane, as its user, without.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct RunArgs {
     /// The service that the command is an instance of; `namespace/service` outside of `default`.
     #[arg(long, value_name = "NAME")]
     service: String,
-    /// The control plane.
-    #[arg(
-        long,
-        value_name = "URL",
-        default_value = "http://127.0.0.1:7070",
-        env = "OUTRIGGER_CONTROL_PLANE"
-    )]
-    control_plane: String,
+    /// The control plane, https://HOST:PORT; else that of the running `outrigger up`, else https://127.0.0.1:7070.
+    #[arg(long, value_name = "URL", env = "OUTRIGGER_CONTROL_PLANE", hide_env_values = true)]
+    control_plane: Option<String>,
+    /// What it joins with, as `outrigger token create` prints it; others on this machine may see it, unlike a file.
+    #[arg(long, value_name = "TOKEN", env = crate::plane::TOKEN, hide_env_values = true)]
+    token: Option<String>,
+    /// A file that holds the token.
+    #[arg(long, value_name = "FILE", conflicts_with = "token")]
+    token_file: Option<PathBuf>,
     /// Where the sidecar listens for callers; any free port when absent.
     #[arg(long)]
     port: Option<u16>,
@@ -61,7 +68,8 @@ pub(crate) struct RunArgs {
     /// How to see that it is well: http:PATH, grpc, grpc:SERVICE, tcp, exec:COMMAND. What mesh.yaml says goes first.
     #[arg(long, value_name = "PROBE", value_parser = probe)]
     health: Option<Value>,
-    /// Where the sidecar keeps its last good snapshot, to start without a control plane.
+    /// Where the sidecar keeps its key, its certificate and the last good snapshot, to start again without a token and
+    /// without a control plane; else in memory, and each start of it joins anew.
     #[arg(long, value_name = "DIR")]
     state_dir: Option<PathBuf>,
     /// The command and its arguments.
@@ -107,9 +115,32 @@ async fn journey(args: &RunArgs) -> anyhow::Result<i32> {
     prctl::set_child_subreaper(true)?;
     let console = Console::silent();
     let reaper = Reaper::start()?;
-    let mut signals = forwarded()?;
     let mark = uuid::Uuid::new_v4().simple().to_string();
-    let setup = Setup::new(args, &mark)?;
+    let service = name(&args.service)?;
+    let address = joining::control_plane(args.control_plane.as_deref())?;
+    let joining = Joining::find(args, &service, &address).await?;
+    let code = supervise(args, service, &address, &joining, Tools { console, reaper, mark }).await;
+    joining.end().await;
+    code
+}
+
+/// What one run is done with.
+struct Tools {
+    console: Console,
+    reaper: Reaper,
+    mark: String,
+}
+
+async fn supervise(
+    args: &RunArgs,
+    service: ServiceName,
+    control_plane: &str,
+    joining: &Joining,
+    tools: Tools,
+) -> anyhow::Result<i32> {
+    let Tools { console, reaper, mark } = tools;
+    let mut signals = forwarded()?;
+    let setup = Setup::new(args, service, &mark, control_plane, joining)?;
 
     let sink = Sink::memory("sidecar");
     let sidecar = keep::keep("sidecar", setup.sidecar.clone(), sink, LEAVE, &reaper, &console);
@@ -184,8 +215,13 @@ struct Setup {
 }
 
 impl Setup {
-    fn new(args: &RunArgs, mark: &str) -> anyhow::Result<Self> {
-        let service = name(&args.service)?;
+    fn new(
+        args: &RunArgs,
+        service: ServiceName,
+        mark: &str,
+        control_plane: &str,
+        joining: &Joining,
+    ) -> anyhow::Result<Self> {
         let mut ports = Ports::default();
         let mut choose = |asked: Option<u16>| match asked {
             Some(asked) => ports.fixed(asked).map_err(|problem| anyhow!(problem)),
@@ -207,7 +243,8 @@ impl Setup {
         }
         let (admin, proxy) = (loopback(choose(None)?), loopback(choose(None)?));
         // Others may run instances of the same service beside the same control plane.
-        let instance = format!("{}-{}", service.service(), mark.get(..8).unwrap_or(mark));
+        let fresh = format!("{}-{}", service.service(), mark.get(..8).unwrap_or(mark));
+        let instance = joining::instance(args.state_dir.as_deref(), fresh)?;
         let wiring = Wiring {
             ports: &inbound,
             calls: &calls,
@@ -216,10 +253,8 @@ impl Setup {
             instance: &instance,
         };
         let mut document = wiring.bootstrap(admin, None);
-        document["control_plane"] = json!(match args.control_plane.as_str() {
-            url if url.contains("://") => url.to_owned(),
-            address => format!("http://{address}"),
-        });
+        document["control_plane"] = json!(format!("https://{control_plane}"));
+        document["identity"] = joining.identity(args.state_dir.as_deref());
         document["state_dir"] = json!(args.state_dir);
         if let Some(probe) = &args.health {
             document["resources"] = json!({"proxy": {"name": service.as_str(), "health": {"probe": probe}}});
@@ -248,7 +283,9 @@ impl Setup {
         let mut command = Command::new(program);
         command
             .args(args)
-            .envs(self.env.iter().map(|(name, value)| (name, value)));
+            .envs(self.env.iter().map(|(name, value)| (name, value)))
+            // It is for the sidecar, and the sidecar is told otherwise.
+            .env_remove(crate::plane::TOKEN);
         if !io::stdin().is_terminal() {
             // On a terminal it stays in our group, or it could not read from it.
             command.process_group(0);

@@ -57,21 +57,26 @@ impl Address {
     }
 }
 
-/// The control plane of the `up` that runs for `folder`: of mesh.yaml, or of another mesh file there.
-pub(crate) fn of_folder(folder: &Path) -> Option<Address> {
+/// The description of the `up` that runs for `target`: for a mesh file that one, for a folder that of its mesh.yaml or
+/// of another mesh file there.
+pub(crate) fn up_of(target: &Path) -> Option<Value> {
+    let folder = if target.is_file() { target.parent()? } else { target };
     let home = folder.join(".outrigger");
     let others = fs::read_dir(&home)
         .ok()?
         .filter_map(Result::ok)
         .map(|entry| entry.path());
-    std::iter::once(home.clone()).chain(others).find_map(|home| {
+    let homes: Vec<PathBuf> = match target.file_stem().and_then(|stem| stem.to_str()) {
+        Some(stem) if target.is_file() && stem != "mesh" => vec![home.join(stem)],
+        _ => std::iter::once(home.clone()).chain(others).collect(),
+    };
+    homes.into_iter().find_map(|home| {
         let text = fs::read(home.join("run/up.json")).ok()?;
         let up: Value = serde_json::from_slice(&text).ok()?;
         let pid = i32::try_from(up.get("pid")?.as_i64()?).ok()?;
         // A description outlives a killed `up`; it must not send anybody to a stranger.
         let alive = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), None).is_ok();
-        let socket = up.get("socket")?.as_str()?;
-        (alive && !socket.is_empty()).then(|| Address::Socket(PathBuf::from(socket)))
+        alive.then_some(up)
     })
 }
 

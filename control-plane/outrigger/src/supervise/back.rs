@@ -5,6 +5,7 @@
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -91,7 +92,10 @@ async fn journey(
         () = stopped(stops, 1) => return Ok(0),
     };
     up.mesh.clone_from(&plan.mesh);
-    up.control_plane = format!("http://{}", plan.control_plane);
+    up.control_plane = format!("https://{}", plan.control_plane);
+    if plan.control.is_some() {
+        up.socket = site.layout.plane_socket();
+    }
 
     let fleet = Arc::new(Fleet::new(&plan, &site.layout, &site.reaper, &site.console));
     let (ready, is_ready) = watch::channel(false);
@@ -103,6 +107,11 @@ async fn journey(
                 console.note(&format!("`ps` and `restart` will not work: {error}"));
             }
         }
+    });
+
+    let renew = tokio::spawn({
+        let fleet = Arc::clone(&fleet);
+        async move { fleet.renew_tokens().await }
     });
 
     let started = Instant::now();
@@ -134,6 +143,7 @@ async fn journey(
         } => {}
     }
     serve.abort();
+    renew.abort();
     describe.abort();
     // It must not write `up.json` once more after the folder is gone.
     describe.await.ok();
@@ -142,7 +152,11 @@ async fn journey(
 }
 
 async fn start(site: &Site, fleet: &Fleet) -> Vec<Row> {
-    fleet.start().await;
+    if let Err(error) = fleet.start().await {
+        site.console.note(&format!(
+            "no token for the sidecars, only those that joined before can run: {error:#}"
+        ));
+    }
     let progress = table::Progress::start(fleet.workloads.len());
     let rows = fleet
         .settle(PATIENCE, |healthy, rows| progress.show(healthy, rows))
@@ -190,6 +204,7 @@ fn up(site: &Site) -> anyhow::Result<Up> {
         supervisor_started: started(own)?,
         run: site.run.clone(),
         control_plane: String::new(),
+        socket: PathBuf::new(),
         ready: false,
         services: Vec::new(),
     })

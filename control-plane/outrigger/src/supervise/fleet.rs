@@ -5,7 +5,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -15,6 +14,7 @@ use super::keep::{self, Kept, Launch, Life, Want};
 use super::logs::Sink;
 use super::reap::Reaper;
 use super::state::{Layout, Up};
+use super::tokens::Tokens;
 use super::workload::{Instance, Row, Workload};
 
 /// What to run.
@@ -26,8 +26,10 @@ pub(crate) struct Plan {
     pub(crate) hint: Option<String>,
     /// The control plane, where we are to run one.
     pub(crate) control: Option<Launch>,
-    /// Where it listens.
+    /// Where it listens for sidecars.
     pub(crate) control_plane: SocketAddr,
+    /// With what the sidecars join, where we are to run a control plane.
+    pub(crate) tokens: Option<Tokens>,
     /// The instances.
     pub(crate) instances: Vec<Instance>,
 }
@@ -36,6 +38,8 @@ pub(crate) struct Plan {
 pub(crate) const CONTROL_PLANE: &str = "control-plane";
 /// How long the control plane, and a sidecar without its app, may take to end.
 const SHORT_GRACE: Duration = Duration::from_secs(3);
+/// How long the control plane may take to answer when it starts and stops.
+const ANSWERS: Duration = Duration::from_secs(5);
 /// How long start-up hopes that a degraded service becomes well.
 const DEGRADED: Duration = Duration::from_secs(4);
 /// How long the next replica waits for the one before it.
@@ -47,7 +51,7 @@ const LOOK: Duration = Duration::from_millis(40);
 #[derive(Debug)]
 pub(crate) struct Fleet {
     control: Option<Kept>,
-    control_plane: SocketAddr,
+    tokens: Option<Tokens>,
     /// The workloads in the order of mesh.yaml.
     pub(crate) workloads: Vec<Arc<Workload>>,
 }
@@ -67,24 +71,33 @@ impl Fleet {
             .collect();
         Self {
             control,
-            control_plane: plan.control_plane,
+            tokens: plan.tokens.clone(),
             workloads,
         }
     }
 
-    /// Starts the control plane, then all workloads at once, each with its sidecar first.
-    pub(crate) async fn start(&self) {
+    /// Starts the control plane, makes the tokens, then starts all workloads at once, each with its sidecar first.
+    ///
+    /// # Errors
+    /// When there are no tokens; the workloads have been started all the same, as most have joined long ago.
+    pub(crate) async fn start(&self) -> anyhow::Result<()> {
         if let Some(control) = &self.control {
             control.want(Want::Run);
-            let listens = async {
-                while TcpStream::connect(self.control_plane).await.is_err() {
-                    tokio::time::sleep(Duration::from_millis(5)).await;
-                }
-            };
-            // Sidecars reach it later as well; this only spares them the first back-off.
-            tokio::time::timeout(Duration::from_secs(3), listens).await.ok();
         }
+        let joining = match &self.tokens {
+            Some(tokens) => tokens.begin(ANSWERS).await,
+            None => Ok(()),
+        };
         self.each(|workload| async move { workload.start().await }).await;
+        joining
+    }
+
+    /// Keeps the tokens good. Never returns.
+    pub(crate) async fn renew_tokens(&self) {
+        match &self.tokens {
+            Some(tokens) => tokens.keep().await,
+            None => std::future::pending().await,
+        }
     }
 
     /// Waits until every instance is healthy or hopeless, for at most `patience`; tells `progress` how many are healthy.
@@ -147,6 +160,9 @@ impl Fleet {
             if tokio::time::timeout(SHORT_GRACE, sidecars).await.is_err() {
                 self.each(|workload| async move { workload.stop_sidecar(Want::Kill).await })
                     .await;
+            }
+            if let Some(tokens) = &self.tokens {
+                tokio::time::timeout(ANSWERS, tokens.end()).await.ok();
             }
             if let Some(control) = &self.control {
                 control.want(Want::Stop);

@@ -22,11 +22,14 @@ use super::fleet::Plan;
 use super::keep::Launch;
 use super::ports::{Ports, loopback};
 use super::state::UpPort;
+use super::tokens::{self, Tokens};
 use super::tree::{INSTANCE, RUN};
 use super::workload::{Instance, sidecar_name};
 
 /// How long an app may take to end when asked to.
 pub(crate) const APP_GRACE: Duration = Duration::from_secs(10);
+/// A laptop sleeps and loses its state; certificates that live shortly leave less behind.
+const LEAF_TTL: &str = "1h";
 /// Where the control plane listens when that port is free and nobody said otherwise.
 pub(crate) const CONTROL_PLANE_PORT: u16 = 7070;
 
@@ -73,11 +76,14 @@ pub(crate) fn plan(mesh: &Mesh, site: &Site, control_plane_port: Option<u16>) ->
     }
     let control = planner.control_plane(control_plane);
     let hint = mesh.hint.clone().or_else(|| hint(mesh));
+    let services = mesh.services.iter().filter(|service| service.run.is_some());
+    let tokens = Tokens::new(&site.layout, services.map(|service| service.name.clone()).collect());
     Ok(Plan {
         mesh: mesh.name.clone(),
         hint,
         control: Some(control),
         control_plane,
+        tokens: Some(tokens),
         instances,
     })
 }
@@ -136,6 +142,11 @@ impl Planner<'_> {
                 layout.state.join("control-plane").into(),
                 "--config".into(),
                 layout.mesh.clone().into(),
+                "--socket".into(),
+                // Counted from the folder it runs in: a socket's path has 107 bytes.
+                relative(&layout.plane_socket(), &layout.root).into(),
+                "--leaf-ttl".into(),
+                LEAF_TTL.into(),
             ],
             dir: layout.root.clone(),
             env: mesh_env(super::fleet::CONTROL_PLANE),
@@ -185,7 +196,8 @@ impl Planner<'_> {
         document["labels"] = json!(service.labels);
         document["weight"] = json!(service.weight);
         document["state_dir"] = json!(self.site.layout.state.join("sidecars").join(&name));
-        fs::write(&bootstrap, serde_json::to_vec_pretty(&document)?)
+        document["identity"] = json!({"token_file": Tokens::file(&self.site.layout, &service.name)});
+        tokens::write(&bootstrap, &serde_json::to_vec_pretty(&document)?)
             .with_context(|| format!("cannot write {}", bootstrap.display()))?;
         let sidecar = self.sidecar(&name, &bootstrap);
         Ok(Instance {
@@ -360,7 +372,7 @@ impl Wiring<'_> {
             "namespace": self.service.namespace(),
             "service": self.service.service(),
             "instance": self.instance,
-            "control_plane": control_plane.map(|address| format!("http://{address}")),
+            "control_plane": control_plane.map(|address| format!("https://{address}")),
             "admin": admin,
             "inbound": inbound,
             "outbound": outbound,
@@ -397,6 +409,10 @@ fn dir(service: &ServiceDoc, root: &Path) -> PathBuf {
         .dir
         .as_ref()
         .map_or_else(|| root.to_path_buf(), |dir| root.join(dir))
+}
+
+fn relative(path: &Path, root: &Path) -> PathBuf {
+    path.strip_prefix(root).unwrap_or(path).to_owned()
 }
 
 fn hint(mesh: &Mesh) -> Option<String> {

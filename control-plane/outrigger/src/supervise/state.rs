@@ -6,6 +6,7 @@
 use std::fs::{self, File, TryLockError};
 use std::io;
 use std::net::SocketAddr;
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -50,19 +51,22 @@ impl Layout {
         })
     }
 
-    /// Creates the folders; only this user may look into `run/`.
+    /// Creates the folders; only this user may look into them: there are keys and tokens.
     pub(crate) fn create(&self) -> io::Result<()> {
-        use std::os::unix::fs::PermissionsExt;
         for folder in [
             &self.run,
+            &self.run.join("tokens"),
             &self.logs(),
             &self.state.join("sidecars"),
             &self.state.join("control-plane"),
         ] {
-            fs::create_dir_all(folder)
-                .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", folder.display())))?;
+            private(folder)?;
         }
-        fs::set_permissions(&self.run, fs::Permissions::from_mode(0o700))
+        // Those that an older version made.
+        for folder in [&self.run, &self.state] {
+            fs::set_permissions(folder, fs::Permissions::from_mode(0o700))?;
+        }
+        Ok(())
     }
 
     /// The folder of the log files.
@@ -73,6 +77,11 @@ impl Layout {
     /// The log file of a process.
     pub(crate) fn log(&self, name: &str) -> PathBuf {
         self.logs().join(format!("{name}.log"))
+    }
+
+    /// The control plane's socket.
+    pub(crate) fn plane_socket(&self) -> PathBuf {
+        self.run.join(crate::plane::address::SOCKET)
     }
 
     /// The control socket.
@@ -96,8 +105,7 @@ impl Layout {
     }
 
     async fn lock(&self, name: &str, patience: Duration) -> io::Result<Option<File>> {
-        fs::create_dir_all(&self.state)
-            .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", self.state.display())))?;
+        private(&self.state)?;
         let path = self.state.join(name);
         let file = File::options().create(true).truncate(false).write(true).open(&path)?;
         let until = Instant::now() + patience;
@@ -140,6 +148,15 @@ impl Layout {
     }
 }
 
+/// Creates `folder` for this user alone.
+fn private(folder: &Path) -> io::Result<()> {
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(folder)
+        .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", folder.display())))
+}
+
 /// `up.json`: what runs now.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Up {
@@ -157,6 +174,9 @@ pub(crate) struct Up {
     pub(crate) run: String,
     /// The control plane's address.
     pub(crate) control_plane: String,
+    /// The control plane's socket, for those who may use it.
+    #[serde(default)]
+    pub(crate) socket: PathBuf,
     /// Whether start-up is over.
     pub(crate) ready: bool,
     /// One entry an instance.

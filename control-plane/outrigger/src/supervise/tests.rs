@@ -93,6 +93,7 @@ fn plays_its_role() {
                     hint: None,
                     control: None,
                     control_plane,
+                    tokens: None,
                     instances: vec![instance],
                 })
             })

@@ -197,7 +197,10 @@ impl Bootstrap {
         }
         for (i, inbound) in self.inbound.iter().enumerate() {
             Protocol::try_from_wire(inbound.protocol)?;
-            self.check_listener(inbound.listen, format!("inbound[{i}].listen"))?;
+            // With an identity, only proven callers are let in there.
+            if self.identity.is_none() {
+                self.check_listener(inbound.listen, format!("inbound[{i}].listen"))?;
+            }
         }
         if let Some(proxy) = self.http_proxy {
             self.check_listener(proxy, "http_proxy".into())?;
@@ -232,7 +235,7 @@ impl Bootstrap {
         }
         Err(FieldError {
             path,
-            reason: format!("{at} is not loopback; there is no identity yet, so set insecure: true to mean it"),
+            reason: format!("{at} is not loopback, and without an identity anybody could use it; set insecure: true to mean it"),
         })
     }
 }

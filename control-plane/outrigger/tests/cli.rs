@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::net::{SocketAddr, TcpListener};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
@@ -10,14 +11,19 @@ use std::time::{Duration, Instant};
 use outrigger_control_plane::server::{self, Options};
 
 /// Runs the program in `dir`; `plane` is where it looks for the control plane.
-fn outrigger(dir: &Path, plane: SocketAddr, args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_outrigger"))
-        .args(args)
-        .current_dir(dir)
-        .env_clear()
-        .env("OUTRIGGER_CONTROL_PLANE", plane.to_string())
-        .output()
-        .unwrap()
+fn outrigger(dir: &Path, plane: &str, args: &[&str]) -> Output {
+    outrigger_with(dir, plane, "", args)
+}
+
+/// As [`outrigger`], with a token.
+fn outrigger_with(dir: &Path, plane: &str, token: &str, args: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_outrigger"));
+    command.args(args).current_dir(dir).env_clear();
+    command.env("OUTRIGGER_CONTROL_PLANE", plane);
+    if !token.is_empty() {
+        command.env("OUTRIGGER_TOKEN", token);
+    }
+    command.output().unwrap()
 }
 
 #[track_caller]
@@ -34,14 +40,22 @@ fn free() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 
+/// Where nobody is.
+const NOBODY: &str = "unix:/nowhere/control-plane.sock";
+
 /// A control plane in this process, which ends with the value.
 struct Plane {
-    address: SocketAddr,
+    /// Its socket.
+    socket: String,
+    /// Where it speaks TLS.
+    tls: String,
+    _state: tempfile::TempDir,
     _runtime: tokio::runtime::Runtime,
 }
 
 fn plane() -> Plane {
-    let address = free();
+    let state = tempfile::tempdir().unwrap();
+    let (address, socket) = (free(), state.path().join("run/control-plane.sock"));
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()
@@ -49,16 +63,20 @@ fn plane() -> Plane {
         .unwrap();
     let options = Options {
         listen: address,
+        state_dir: Some(state.path().join("state")),
+        socket: Some(socket.clone()),
         ..Options::default()
     };
     drop(runtime.spawn(server::run(options, std::future::pending())));
     let deadline = Instant::now() + Duration::from_secs(10);
-    while std::net::TcpStream::connect(address).is_err() {
+    while UnixStream::connect(&socket).is_err() {
         assert!(Instant::now() < deadline, "the control plane did not start");
         std::thread::yield_now();
     }
     Plane {
-        address,
+        socket: format!("unix:{}", socket.display()),
+        tls: format!("https://{address}"),
+        _state: state,
         _runtime: runtime,
     }
 }
@@ -68,7 +86,7 @@ const GOOD: &str = "service: user\nlanguage: rust\nprotocol: grpc\n---\nservice:
 #[test]
 fn a_mesh_is_applied_looked_at_and_kept() {
     let (dir, plane) = (tempfile::tempdir().unwrap(), plane());
-    let at = |args: &[&str]| outrigger(dir.path(), plane.address, args);
+    let at = |args: &[&str]| outrigger(dir.path(), &plane.socket, args);
     std::fs::write(dir.path().join("mesh.yaml"), GOOD).unwrap();
     check(&at(&["apply", "-f", "."]), 0, "changed default/post, default/user", "");
     check(&at(&["apply", "-f", "mesh.yaml"]), 0, "nothing changed", "");
@@ -92,7 +110,7 @@ fn a_mesh_is_applied_looked_at_and_kept() {
 #[test]
 fn unknown_names_are_code_4_with_the_nearest() {
     let (dir, plane) = (tempfile::tempdir().unwrap(), plane());
-    let at = |args: &[&str]| outrigger(dir.path(), plane.address, args);
+    let at = |args: &[&str]| outrigger(dir.path(), &plane.socket, args);
     std::fs::write(dir.path().join("mesh.yaml"), GOOD).unwrap();
     check(&at(&["apply", "-f", "."]), 0, "", "");
     for command in ["describe", "call", "health", "stats"] {
@@ -104,20 +122,18 @@ fn unknown_names_are_code_4_with_the_nearest() {
 #[test]
 fn nobody_at_the_address_is_code_3() {
     let dir = tempfile::tempdir().unwrap();
-    let nobody = free();
     for args in [
         &["get", "services"][..],
         &["describe", "user"],
         &["health"],
         &["stats"],
         &["call", "user", "/"],
+        &["token", "list"],
+        &["certs"],
+        &["explain-access", "a", "b"],
     ] {
-        check(
-            &outrigger(dir.path(), nobody, args),
-            3,
-            "",
-            &format!("cannot reach the control plane at http://{nobody}"),
-        );
+        let expected = format!("cannot reach the control plane at {NOBODY}");
+        check(&outrigger(dir.path(), NOBODY, args), 3, "", &expected);
     }
 }
 
@@ -129,8 +145,17 @@ fn mistakes_on_the_command_line_are_code_2() {
         &["gte", "services"],
         &["call", "Bad_Name", "/"],
         &["call", "user", "/", "-H", "x"],
+        &["token", "create"],
+        &["token", "create", "--operator", "--service", "user"],
+        &["token", "create", "--service", "user", "--ttl", "soon"],
+        &["certs", "revoke"],
+        &["explain-access", "user"],
+        &["explain-access", "user", "post", "GET"],
+        &["explain-access", "spiffe://x", "post"],
+        &["get", "services", "--control-plane", "http://127.0.0.1:7070"],
+        &["get", "services", "--control-plane", "https://127.0.0.1:7070"],
     ] {
-        check(&outrigger(dir.path(), free(), args), 2, "", "error");
+        check(&outrigger(dir.path(), NOBODY, args), 2, "", "error");
     }
 }
 
@@ -138,7 +163,7 @@ fn mistakes_on_the_command_line_are_code_2() {
 fn bad_files_are_code_5_with_their_place() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("mesh.yaml"), "service: a\nrunn: x\n").unwrap();
-    let at = |args: &[&str]| outrigger(dir.path(), free(), args);
+    let at = |args: &[&str]| outrigger(dir.path(), NOBODY, args);
     check(&at(&["config", "validate"]), 5, "", "mesh.yaml:2:1");
     let json = check(&at(&["config", "validate", "-o", "json"]), 5, "\"valid\": false", "");
     let json: serde_json::Value = serde_json::from_str(&json).unwrap();
@@ -153,20 +178,128 @@ fn bad_files_are_code_5_with_their_place() {
 fn output_has_no_colours_when_it_is_no_terminal() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("mesh.yaml"), "service: a\nrunn: x\n").unwrap();
-    let output = outrigger(dir.path(), free(), &["config", "validate"]);
+    let output = outrigger(dir.path(), NOBODY, &["config", "validate"]);
     assert!(!output.stderr.contains(&0x1b));
-    let output = outrigger(dir.path(), free(), &["config", "explain"]);
+    let output = outrigger(dir.path(), NOBODY, &["config", "explain"]);
     assert!(!output.stdout.contains(&0x1b));
 }
 
 #[test]
 fn tools_need_no_control_plane() {
     let dir = tempfile::tempdir().unwrap();
-    let at = |args: &[&str]| outrigger(dir.path(), free(), args);
+    let at = |args: &[&str]| outrigger(dir.path(), NOBODY, args);
     check(&at(&["version"]), 0, env!("CARGO_PKG_VERSION"), "");
     check(&at(&["completions", "bash"]), 0, "_outrigger", "");
     check(&at(&["new", "http", "shop"]), 0, "service: shop", "");
     let schema = check(&at(&["config", "schema"]), 0, "", "");
     let schema: serde_json::Value = serde_json::from_str(&schema).unwrap();
     assert!(schema["$defs"]["ServiceDocument"]["properties"]["calls"]["description"].is_string());
+}
+
+#[test]
+fn tokens_are_made_once_shown_never_again_and_revoked() {
+    let (dir, plane) = (tempfile::tempdir().unwrap(), plane());
+    let at = |args: &[&str]| outrigger(dir.path(), &plane.socket, args);
+    let made = at(&[
+        "token",
+        "create",
+        "--service",
+        "shop/post",
+        "--uses",
+        "3",
+        "--ttl",
+        "1h",
+    ]);
+    let token = check(&made, 0, "ogt1.", "it is not shown again").trim().to_owned();
+    let id = token.split('.').nth(1).unwrap();
+    let listed = check(&at(&["token", "list"]), 0, id, "");
+    assert!(listed.contains("shop/post") && listed.contains('3'), "{listed}");
+    assert!(!listed.contains(token.split('.').nth(2).unwrap()), "{listed}");
+    // The whole token is as good as its id, for whoever has only that.
+    check(&at(&["token", "revoke", &token]), 0, &format!("revoked {id}"), "");
+    assert!(!check(&at(&["token", "list"]), 0, "", "").contains(id));
+    check(&at(&["token", "revoke", id]), 4, "", "error");
+    check(&at(&["token", "revoke", "../certs"]), 2, "", "no token's id");
+    check(
+        &at(&["token", "create", "--service", "outrigger/operator"]),
+        2,
+        "",
+        "error",
+    );
+}
+
+#[test]
+fn an_operator_elsewhere_needs_a_token_and_the_right_one() {
+    let (dir, plane, other) = (tempfile::tempdir().unwrap(), plane(), plane());
+    let token = |plane: &Plane, args: &[&str]| {
+        let made = outrigger(dir.path(), &plane.socket, &[&["token", "create"], args].concat());
+        check(&made, 0, "ogt1.", "").trim().to_owned()
+    };
+    let ask = |token: &str| outrigger_with(dir.path(), &plane.tls, token, &["get", "services"]);
+    let good = token(&plane, &["--operator"]);
+    check(&ask(&good), 0, "none", "");
+    check(&ask(""), 2, "", "needs an operator's token");
+    check(&ask("rubbish"), 2, "", "not a token");
+    check(
+        &ask(&token(&other, &["--operator"])),
+        7,
+        "",
+        "another root than the token's",
+    );
+    check(
+        &ask(&token(&plane, &["--service", "post"])),
+        7,
+        "",
+        "does not let us in",
+    );
+    let id = good.split('.').nth(1).unwrap();
+    check(
+        &outrigger(dir.path(), &plane.socket, &["token", "revoke", id]),
+        0,
+        "",
+        "",
+    );
+    check(&ask(&good), 7, "", "does not let us in");
+
+    let file = dir.path().join("token");
+    std::fs::write(&file, token(&plane, &["--operator"])).unwrap();
+    let by_file = ["get", "services", "--token-file", "token"];
+    check(&outrigger(dir.path(), &plane.tls, &by_file), 0, "none", "");
+}
+
+#[test]
+fn access_is_explained_with_its_rule_and_a_code() {
+    let (dir, plane) = (tempfile::tempdir().unwrap(), plane());
+    let at = |args: &[&str]| outrigger(dir.path(), &plane.socket, args);
+    let mesh = "service: web\nprotocol: http\ncalls: [user]\n---\nservice: user\nprotocol: http\n\
+                allow:\n- { from: web, methods: [GET], paths: [/users/*] }\n---\nservice: open\nprotocol: http\n";
+    std::fs::write(dir.path().join("mesh.yaml"), mesh).unwrap();
+    check(&at(&["apply", "-f", "."]), 0, "changed", "");
+    let ask = |code, words: &str, shows: &str| {
+        let args: Vec<&str> = ["explain-access"].into_iter().chain(words.split(' ')).collect();
+        check(&at(&args), code, shows, "")
+    };
+    ask(0, "web user GET /users/ada", "allow[0]");
+    ask(0, "web open", "open by default");
+    ask(6, "web user POST /users/ada", "denied");
+    ask(6, "web user GET /users/%2e%2e/x", "denied");
+    ask(6, "open user GET /users/ada", "denied");
+    ask(6, "unauthenticated user GET /users/ada", "denied");
+    let json = ask(6, "open user GET /users/ada -o json", "");
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(json["allowed"], false);
+    check(&at(&["explain-access", "web", "usr"]), 4, "", "usr");
+}
+
+#[test]
+fn certificates_and_their_rotation_are_shown() {
+    let (dir, plane) = (tempfile::tempdir().unwrap(), plane());
+    let at = |args: &[&str]| outrigger(dir.path(), &plane.socket, args);
+    check(&at(&["certs"]), 0, "trust domain outrigger.local", "");
+    let json = check(&at(&["certs", "-o", "json"]), 0, "", "");
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(json["roots"].as_array().unwrap().len(), 1, "{json}");
+    check(&at(&["certs", "rotate", "--status"]), 0, "phase", "");
+    check(&at(&["certs", "revoke", "user"]), 0, "revoked user", "");
+    check(&at(&["certs", "allow", "user"]), 0, "allowed user", "");
 }

@@ -5,7 +5,7 @@
 
 use std::ffi::OsString;
 use std::io::{self, IsTerminal};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
@@ -47,6 +47,9 @@ pub(crate) struct RunArgs {
     /// The control plane, https://HOST:PORT; else that of the running `outrigger up`, else https://127.0.0.1:7070.
     #[arg(long, value_name = "URL", env = "OUTRIGGER_CONTROL_PLANE", hide_env_values = true)]
     control_plane: Option<String>,
+    /// Folder or mesh file of the running `outrigger up`; else this folder and those above it.
+    #[arg(long, value_name = "DIR")]
+    dir: Option<PathBuf>,
     /// What it joins with, as `outrigger token create` prints it; others on this machine may see it, unlike a file.
     #[arg(long, value_name = "TOKEN", env = crate::plane::TOKEN, hide_env_values = true)]
     token: Option<String>,
@@ -56,6 +59,9 @@ pub(crate) struct RunArgs {
     /// Where the sidecar listens for callers; any free port when absent.
     #[arg(long)]
     port: Option<u16>,
+    /// The address of this machine at which callers on others reach the sidecar. The command stays on 127.0.0.1.
+    #[arg(long, value_name = "IP", default_value = "127.0.0.1")]
+    address: IpAddr,
     /// Where the command listens when it cannot be told; else it is told a free port as PORT.
     #[arg(long)]
     app_port: Option<u16>,
@@ -117,7 +123,7 @@ async fn journey(args: &RunArgs) -> anyhow::Result<i32> {
     let reaper = Reaper::start()?;
     let mark = uuid::Uuid::new_v4().simple().to_string();
     let service = name(&args.service)?;
-    let address = joining::control_plane(args.control_plane.as_deref())?;
+    let address = joining::control_plane(args)?;
     let joining = Joining::find(args, &service, &address).await?;
     let code = supervise(args, service, &address, &joining, Tools { console, reaper, mark }).await;
     joining.end().await;
@@ -231,7 +237,7 @@ impl Setup {
         let inbound = [UpPort {
             name: port.to_owned(),
             protocol: protocol.to_owned(),
-            listen: loopback(choose(args.port)?),
+            listen: SocketAddr::new(args.address, choose(args.port)?),
             app: loopback(choose(args.app_port)?),
         }];
         let mut calls = Vec::new();
@@ -254,6 +260,7 @@ impl Setup {
         };
         let mut document = wiring.bootstrap(admin, None);
         document["control_plane"] = json!(format!("https://{control_plane}"));
+        document["address"] = json!(args.address);
         document["identity"] = joining.identity(args.state_dir.as_deref());
         document["state_dir"] = json!(args.state_dir);
         if let Some(probe) = &args.health {

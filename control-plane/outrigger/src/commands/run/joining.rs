@@ -47,7 +47,7 @@ impl Joining {
         {
             return Ok(Self::Kept);
         }
-        Self::make(service, address).await.with_context(|| {
+        Self::make(args, service, address).await.with_context(|| {
             format!(
                 "no token to join with; give --token-file FILE with what `outrigger token create --service {service}` \
                  prints where the control plane runs"
@@ -56,14 +56,14 @@ impl Joining {
     }
 
     /// Asks the socket of the control plane at `address` if that is on this machine.
-    async fn make(service: &ServiceName, address: &str) -> anyhow::Result<Self> {
+    async fn make(args: &super::RunArgs, service: &ServiceName, address: &str) -> anyhow::Result<Self> {
         let host = address
             .rsplit_once(':')
             .map_or(address, |(host, _)| host)
             .trim_matches(['[', ']']);
         let here = host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback());
         anyhow::ensure!(here, "{address} is another machine");
-        let plane = Target::default().plane()?;
+        let plane = target(args).plane()?;
         // Any number of uses: without a state folder each start of the sidecar is a first one.
         let question = json!({
             "namespace": service.namespace(), "service": service.service(), "uses": 0, "ttl_s": LIFE_SECONDS,
@@ -97,14 +97,26 @@ impl Joining {
 ///
 /// # Errors
 /// When what is given is a socket: sidecars speak TLS only.
-pub(super) fn control_plane(given: Option<&str>) -> Result<String, Failure> {
-    let Some(given) = given else {
-        let up = Target::default().up();
-        let address = up.as_ref().and_then(|up| up.get("control_plane")?.as_str());
-        return Ok(address
-            .map_or(DEFAULT, |url| url.trim_start_matches("https://"))
-            .to_owned());
-    };
+pub(super) fn control_plane(args: &super::RunArgs) -> Result<String, Failure> {
+    if let Some(given) = &args.control_plane {
+        return tls_address(given);
+    }
+    let up = target(args).up();
+    let address = up.as_ref().and_then(|up| up.get("control_plane")?.as_str());
+    Ok(address
+        .map_or(DEFAULT, |url| url.trim_start_matches("https://"))
+        .to_owned())
+}
+
+/// The control plane on this machine.
+fn target(args: &super::RunArgs) -> Target {
+    Target {
+        dir: args.dir.clone(),
+        ..Target::default()
+    }
+}
+
+fn tls_address(given: &str) -> Result<String, Failure> {
     match Address::parse(given).map_err(Failure::Usage)? {
         Address::Tls(authority) => Ok(authority),
         Address::Socket(_) => Err(Failure::Usage(format!(
@@ -133,14 +145,14 @@ const LIFE_SECONDS: u64 = 30 * 24 * 3600;
 
 #[cfg(test)]
 mod tests {
-    use super::{control_plane, instance};
+    use super::{instance, tls_address};
 
     #[test]
     fn sidecars_reach_the_control_plane_by_tls() {
-        assert_eq!(control_plane(Some("https://10.0.0.1:7070/")).unwrap(), "10.0.0.1:7070");
-        assert_eq!(control_plane(Some("mesh.example:7070")).unwrap(), "mesh.example:7070");
+        assert_eq!(tls_address("https://10.0.0.1:7070/").unwrap(), "10.0.0.1:7070");
+        assert_eq!(tls_address("mesh.example:7070").unwrap(), "mesh.example:7070");
         for wrong in ["unix:/run/x.sock", "http://127.0.0.1:7070"] {
-            assert!(control_plane(Some(wrong)).is_err(), "{wrong}");
+            assert!(tls_address(wrong).is_err(), "{wrong}");
         }
     }
 

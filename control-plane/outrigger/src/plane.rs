@@ -140,11 +140,6 @@ impl Plane {
         }
     }
 
-    /// Where it is.
-    pub(crate) fn address(&self) -> &Address {
-        &self.address
-    }
-
     /// `GET path`, as JSON.
     pub(crate) async fn get(&self, path: &str) -> anyhow::Result<Value> {
         let reply = self.ask(path, Ask::get()).await?;

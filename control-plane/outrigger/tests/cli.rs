@@ -12,18 +12,9 @@ use outrigger_control_plane::server::{self, Options};
 
 /// Runs the program in `dir`; `plane` is where it looks for the control plane.
 fn outrigger(dir: &Path, plane: &str, args: &[&str]) -> Output {
-    outrigger_with(dir, plane, "", args)
-}
-
-/// As [`outrigger`], with a token.
-fn outrigger_with(dir: &Path, plane: &str, token: &str, args: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_outrigger"));
     command.args(args).current_dir(dir).env_clear();
-    command.env("OUTRIGGER_CONTROL_PLANE", plane);
-    if !token.is_empty() {
-        command.env("OUTRIGGER_TOKEN", token);
-    }
-    command.output().unwrap()
+    command.env("OUTRIGGER_CONTROL_PLANE", plane).output().unwrap()
 }
 
 #[track_caller]
@@ -47,8 +38,6 @@ const NOBODY: &str = "unix:/nowhere/control-plane.sock";
 struct Plane {
     /// Its socket.
     socket: String,
-    /// Where it speaks TLS.
-    tls: String,
     _state: tempfile::TempDir,
     _runtime: tokio::runtime::Runtime,
 }
@@ -75,7 +64,6 @@ fn plane() -> Plane {
     }
     Plane {
         socket: format!("unix:{}", socket.display()),
-        tls: format!("https://{address}"),
         _state: state,
         _runtime: runtime,
     }
@@ -194,112 +182,4 @@ fn tools_need_no_control_plane() {
     let schema = check(&at(&["config", "schema"]), 0, "", "");
     let schema: serde_json::Value = serde_json::from_str(&schema).unwrap();
     assert!(schema["$defs"]["ServiceDocument"]["properties"]["calls"]["description"].is_string());
-}
-
-#[test]
-fn tokens_are_made_once_shown_never_again_and_revoked() {
-    let (dir, plane) = (tempfile::tempdir().unwrap(), plane());
-    let at = |args: &[&str]| outrigger(dir.path(), &plane.socket, args);
-    let made = at(&[
-        "token",
-        "create",
-        "--service",
-        "shop/post",
-        "--uses",
-        "3",
-        "--ttl",
-        "1h",
-    ]);
-    let token = check(&made, 0, "ogt1.", "it is not shown again").trim().to_owned();
-    let id = token.split('.').nth(1).unwrap();
-    let listed = check(&at(&["token", "list"]), 0, id, "");
-    assert!(listed.contains("shop/post") && listed.contains('3'), "{listed}");
-    assert!(!listed.contains(token.split('.').nth(2).unwrap()), "{listed}");
-    // The whole token is as good as its id, for whoever has only that.
-    check(&at(&["token", "revoke", &token]), 0, &format!("revoked {id}"), "");
-    assert!(!check(&at(&["token", "list"]), 0, "", "").contains(id));
-    check(&at(&["token", "revoke", id]), 4, "", "error");
-    check(&at(&["token", "revoke", "../certs"]), 2, "", "no token's id");
-    check(
-        &at(&["token", "create", "--service", "outrigger/operator"]),
-        2,
-        "",
-        "error",
-    );
-}
-
-#[test]
-fn an_operator_elsewhere_needs_a_token_and_the_right_one() {
-    let (dir, plane, other) = (tempfile::tempdir().unwrap(), plane(), plane());
-    let token = |plane: &Plane, args: &[&str]| {
-        let made = outrigger(dir.path(), &plane.socket, &[&["token", "create"], args].concat());
-        check(&made, 0, "ogt1.", "").trim().to_owned()
-    };
-    let ask = |token: &str| outrigger_with(dir.path(), &plane.tls, token, &["get", "services"]);
-    let good = token(&plane, &["--operator"]);
-    check(&ask(&good), 0, "none", "");
-    check(&ask(""), 2, "", "needs an operator's token");
-    check(&ask("rubbish"), 2, "", "not a token");
-    check(
-        &ask(&token(&other, &["--operator"])),
-        7,
-        "",
-        "another root than the token's",
-    );
-    check(
-        &ask(&token(&plane, &["--service", "post"])),
-        7,
-        "",
-        "does not let us in",
-    );
-    let id = good.split('.').nth(1).unwrap();
-    check(
-        &outrigger(dir.path(), &plane.socket, &["token", "revoke", id]),
-        0,
-        "",
-        "",
-    );
-    check(&ask(&good), 7, "", "does not let us in");
-
-    let file = dir.path().join("token");
-    std::fs::write(&file, token(&plane, &["--operator"])).unwrap();
-    let by_file = ["get", "services", "--token-file", "token"];
-    check(&outrigger(dir.path(), &plane.tls, &by_file), 0, "none", "");
-}
-
-#[test]
-fn access_is_explained_with_its_rule_and_a_code() {
-    let (dir, plane) = (tempfile::tempdir().unwrap(), plane());
-    let at = |args: &[&str]| outrigger(dir.path(), &plane.socket, args);
-    let mesh = "service: web\nprotocol: http\ncalls: [user]\n---\nservice: user\nprotocol: http\n\
-                allow:\n- { from: web, methods: [GET], paths: [/users/*] }\n---\nservice: open\nprotocol: http\n";
-    std::fs::write(dir.path().join("mesh.yaml"), mesh).unwrap();
-    check(&at(&["apply", "-f", "."]), 0, "changed", "");
-    let ask = |code, words: &str, shows: &str| {
-        let args: Vec<&str> = ["explain-access"].into_iter().chain(words.split(' ')).collect();
-        check(&at(&args), code, shows, "")
-    };
-    ask(0, "web user GET /users/ada", "allow[0]");
-    ask(0, "web open", "open by default");
-    ask(6, "web user POST /users/ada", "denied");
-    ask(6, "web user GET /users/%2e%2e/x", "denied");
-    ask(6, "open user GET /users/ada", "denied");
-    ask(6, "unauthenticated user GET /users/ada", "denied");
-    let json = ask(6, "open user GET /users/ada -o json", "");
-    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
-    assert_eq!(json["allowed"], false);
-    check(&at(&["explain-access", "web", "usr"]), 4, "", "usr");
-}
-
-#[test]
-fn certificates_and_their_rotation_are_shown() {
-    let (dir, plane) = (tempfile::tempdir().unwrap(), plane());
-    let at = |args: &[&str]| outrigger(dir.path(), &plane.socket, args);
-    check(&at(&["certs"]), 0, "trust domain outrigger.local", "");
-    let json = check(&at(&["certs", "-o", "json"]), 0, "", "");
-    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
-    assert_eq!(json["roots"].as_array().unwrap().len(), 1, "{json}");
-    check(&at(&["certs", "rotate", "--status"]), 0, "phase", "");
-    check(&at(&["certs", "revoke", "user"]), 0, "revoked user", "");
-    check(&at(&["certs", "allow", "user"]), 0, "allowed user", "");
 }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use crate::plane::address;
 use clap::Args;
 use outrigger_control_plane::server::{self, Options};
 use tokio::signal::unix::{SignalKind, signal};
@@ -51,6 +52,17 @@ pub(crate) struct ControlPlaneArgs {
     insecure: bool,
 }
 
+impl ControlPlaneArgs {
+    /// Where its socket is: as said, in the state folder, or where the other commands look for it.
+    fn socket(&self) -> Option<PathBuf> {
+        let default = || match self.state_dir {
+            Some(_) => None,
+            None => Some(address::runtime_folder()?.join(address::SOCKET)),
+        };
+        self.socket.clone().or_else(default)
+    }
+}
+
 /// Runs `control-plane` until SIGTERM or SIGINT.
 pub(crate) fn control_plane(args: &ControlPlaneArgs) -> anyhow::Result<ExitCode> {
     outrigger_sidecar::init_logs();
@@ -61,6 +73,7 @@ pub(crate) fn control_plane(args: &ControlPlaneArgs) -> anyhow::Result<ExitCode>
         lease: args.lease,
         grace: args.grace,
         insecure: args.insecure,
+        socket: args.socket(),
         ..Options::default()
     };
     let runtime = tokio::runtime::Builder::new_multi_thread()

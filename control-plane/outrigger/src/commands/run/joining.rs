@@ -31,6 +31,9 @@ impl Joining {
     /// # Errors
     /// When there is nothing to join with.
     pub(super) async fn find(args: &super::RunArgs, service: &ServiceName, address: &str) -> anyhow::Result<Self> {
+        if !crate::supervise::IDENTITY {
+            return Ok(Self::Kept);
+        }
         if let Some(text) = &args.token {
             let token = text
                 .parse::<JoinToken>()
@@ -104,7 +107,7 @@ pub(super) fn control_plane(args: &super::RunArgs) -> Result<String, Failure> {
     let up = target(args).up();
     let address = up.as_ref().and_then(|up| up.get("control_plane")?.as_str());
     Ok(address
-        .map_or(DEFAULT, |url| url.trim_start_matches("https://"))
+        .map_or(DEFAULT, |url| url.split_once("://").map_or(url, |(_, address)| address))
         .to_owned())
 }
 

@@ -183,3 +183,27 @@ fn tools_need_no_control_plane() {
     let schema: serde_json::Value = serde_json::from_str(&schema).unwrap();
     assert!(schema["$defs"]["ServiceDocument"]["properties"]["calls"]["description"].is_string());
 }
+
+#[test]
+fn access_is_explained_with_its_rule_and_a_code() {
+    let (dir, plane) = (tempfile::tempdir().unwrap(), plane());
+    let at = |args: &[&str]| outrigger(dir.path(), &plane.socket, args);
+    let mesh = "defaults: { mode: strict }\n---\nservice: web\nprotocol: http\ncalls: [user]\n---\nservice: user\nprotocol: http\n\
+                allow:\n- { from: web, methods: [GET], paths: [/users/*] }\n---\nservice: open\nprotocol: http\n";
+    std::fs::write(dir.path().join("mesh.yaml"), mesh).unwrap();
+    check(&at(&["apply", "-f", "."]), 0, "changed", "");
+    let ask = |code, words: &str, shows: &str| {
+        let args: Vec<&str> = ["explain-access"].into_iter().chain(words.split(' ')).collect();
+        check(&at(&args), code, shows, "")
+    };
+    ask(0, "web user GET /users/ada", "allow[0]");
+    ask(0, "web open", "open by default");
+    ask(6, "web user POST /users/ada", "denied");
+    ask(6, "web user GET /users/%2e%2e/x", "denied");
+    ask(6, "open user GET /users/ada", "denied");
+    ask(6, "unauthenticated user GET /users/ada", "denied");
+    let json = ask(6, "open user GET /users/ada -o json", "");
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(json["allowed"], false);
+    check(&at(&["explain-access", "web", "usr"]), 4, "", "usr");
+}

@@ -149,13 +149,10 @@ async fn explain(
     let from = mesh.own.as_str();
     let question = json!({"from": from, "to": service.as_str(), "port": port, "method": method, "path": path});
     let mut err = anstream::stderr();
-    // Old news at worst: the denial itself has been told.
+    // The denial itself has been told already.
     if let Ok(answer) = plane.send("/v1/access/explain", &question).await {
         let part = |key: &str| cell(answer.get(key));
-        match (part("rule"), part("source")) {
-            (rule, _) if rule != "-" => writeln!(err, "decided by {rule}")?,
-            (_, source) => writeln!(err, "no rule of {service} allows it ({source})")?,
-        }
+        writeln!(err, "decided by {} ({})", part("rule"), part("source"))?;
     }
     writeln!(
         err,
@@ -216,7 +213,7 @@ async fn port(plane: &Plane, service: &str, name: Option<&str>) -> anyhow::Resul
     Ok(Port {
         address,
         name: wanted.clone(),
-        plain: mode == Some("off"),
+        plain: matches!(mode, Some("DISABLED" | "off")),
         protocol: port.and_then(|port| text(port, "protocol")).unwrap_or_default(),
     })
 }

@@ -68,28 +68,43 @@ fn caller(text: &str) -> Result<String, Failure> {
 
 fn page(args: &ExplainAccessArgs, answer: &Value) -> String {
     let yes = |key: &str| answer.get(key).and_then(Value::as_bool) == Some(true);
-    let audited = yes("audit") && cell(answer.get("rule")) == "-";
-    let decision = match (yes("allowed"), audited) {
-        (true, true) => "\x1b[33mallowed, as the denial is only audited\x1b[0m",
+    let decision = match (yes("allowed"), yes("audit")) {
+        (true, true) => "\x1b[33mallowed\x1b[0m, as its denial is only logged (audit)",
         (true, false) => "\x1b[32mallowed\x1b[0m",
         (false, _) => "\x1b[31mdenied\x1b[0m",
     };
-    let mut what = format!("{} -> {}", args.from, args.to);
-    for word in [&args.method, &args.path].into_iter().flatten() {
-        what.push(' ');
-        what.push_str(word);
-    }
-    let mut text = format!("{decision}  {what}\n");
-    let mut line = |name: &str, key: &str| {
-        let value = cell(answer.get(key));
+    let mut text = format!("{decision}\n");
+    let mut line = |name: &str, value: String| {
         if value != "-" {
-            text.push_str(&format!("  {name:<11}{value}\n"));
+            text.push_str(&format!("  {name:<9}{value}\n"));
         }
     };
-    line("rule", "rule");
-    line("from", "source");
-    line("path read", "normalised_path");
-    line("bad path", "bad_path");
+    let part = |key: &str| cell(answer.get(key));
+    line("by", part("rule"));
+    line("said in", part("source"));
+    let from = match part("from") {
+        nobody if nobody == "-" => "unauthenticated".to_owned(),
+        id => id,
+    };
+    line("from", from);
+    line("to", format!("{} port {} ({})", part("to"), part("port"), part("mode")));
+    let asked = [part("method"), part("path")].join(" ");
+    line("asks", if asked == "- -" { "-".to_owned() } else { asked });
+    // Only where it says something new.
+    let normalised = part("normalised_path");
+    line(
+        "read as",
+        if args.path.as_ref() == Some(&normalised) {
+            "-".to_owned()
+        } else {
+            normalised
+        },
+    );
+    line("bad path", part("bad_path"));
+    line("note", part("note"));
+    for one in answer.get("considered").and_then(Value::as_array).into_iter().flatten() {
+        text.push_str(&format!("  not {}: {}\n", cell(one.get("rule")), cell(one.get("why"))));
+    }
     text
 }
 

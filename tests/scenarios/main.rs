@@ -24,6 +24,7 @@ mod judges;
 mod memory;
 mod observe;
 mod opaque;
+mod panics;
 mod proxy;
 mod smuggling;
 mod structure;
@@ -52,6 +53,7 @@ fn main() {
         drain::tests(),
         foreign::tests(),
         observe::tests(),
+        panics::tests(),
         control_plane::tests(),
         control_script::tests(),
         memory::tests(),

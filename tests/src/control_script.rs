@@ -1,7 +1,7 @@
 //! A control plane that says what a test tells it, and keeps what sidecars ask.
 //!
-//! It serves the delta stream alone; `Agent/Session` is answered UNIMPLEMENTED, which a sidecar
-//! must live with.
+//! It serves the delta stream; `Agent/Session` is answered UNIMPLEMENTED, which a sidecar must live
+//! with, unless the test wants a session: then every registration is granted.
 
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -9,6 +9,8 @@ use std::sync::{Arc, Mutex};
 
 use anyhow::Result;
 use futures_util::Stream;
+use outrigger_proto::wire::agent::agent_server::{Agent, AgentServer};
+use outrigger_proto::wire::agent::{Down, Registered, Up, down, up};
 use outrigger_proto::wire::discovery::aggregated_discovery_service_server::{
     AggregatedDiscoveryService, AggregatedDiscoveryServiceServer,
 };
@@ -41,6 +43,7 @@ pub struct Script {
 struct Heard {
     requests: Arc<Mutex<Vec<DeltaDiscoveryRequest>>>,
     streams: Arc<Mutex<Vec<Push>>>,
+    ups: Arc<Mutex<Vec<Up>>>,
 }
 
 struct Ads {
@@ -56,6 +59,23 @@ impl Script {
     pub async fn start(
         answers: impl Fn(&DeltaDiscoveryRequest) -> Vec<DeltaDiscoveryResponse> + Send + Sync + 'static,
     ) -> Result<Self> {
+        Self::serve(answers, false).await
+    }
+
+    /// The same, and every registration is granted for a lease of 2 s.
+    ///
+    /// # Errors
+    /// When no port is free.
+    pub async fn with_session(
+        answers: impl Fn(&DeltaDiscoveryRequest) -> Vec<DeltaDiscoveryResponse> + Send + Sync + 'static,
+    ) -> Result<Self> {
+        Self::serve(answers, true).await
+    }
+
+    async fn serve(
+        answers: impl Fn(&DeltaDiscoveryRequest) -> Vec<DeltaDiscoveryResponse> + Send + Sync + 'static,
+        session: bool,
+    ) -> Result<Self> {
         let listener = tokio::net::TcpListener::bind(ports::free()?).await?;
         let addr = listener.local_addr()?;
         let heard = Heard::default();
@@ -65,6 +85,7 @@ impl Script {
         };
         let server = tonic::transport::Server::builder()
             .add_service(AggregatedDiscoveryServiceServer::new(ads))
+            .add_optional_service(session.then(|| AgentServer::new(Sessions(heard.clone()))))
             .serve_with_incoming(TcpListenerStream::new(listener));
         let task = tokio::spawn(async move { drop(server.await) });
         Ok(Self {
@@ -78,6 +99,12 @@ impl Script {
     #[must_use]
     pub fn requests(&self) -> Vec<DeltaDiscoveryRequest> {
         self.heard.requests.lock().map(|r| r.clone()).unwrap_or_default()
+    }
+
+    /// All messages of sessions so far.
+    #[must_use]
+    pub fn ups(&self) -> Vec<Up> {
+        self.heard.ups.lock().map(|u| u.clone()).unwrap_or_default()
     }
 
     /// Sends `response` on every open stream.
@@ -134,6 +161,34 @@ impl AggregatedDiscoveryService for Ads {
                     if send.send(Ok(response)).await.is_err() {
                         return;
                     }
+                }
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(receive))))
+    }
+}
+
+/// Grants every registration and renewal.
+struct Sessions(Heard);
+
+#[tonic::async_trait]
+impl Agent for Sessions {
+    type SessionStream = Pin<Box<dyn Stream<Item = Result<Down, Status>> + Send>>;
+
+    async fn session(&self, request: Request<Streaming<Up>>) -> Result<Response<Self::SessionStream>, Status> {
+        let (send, receive) = mpsc::channel(64);
+        let (heard, mut incoming) = (self.0.clone(), request.into_inner());
+        tokio::spawn(async move {
+            let mut id = 0;
+            while let Some(Ok(up)) = incoming.next().await {
+                let granted = matches!(up.body, Some(up::Body::Register(_) | up::Body::Renew(_)));
+                if let Ok(mut ups) = heard.ups.lock() {
+                    ups.push(up);
+                }
+                id += 1;
+                let body = Some(down::Body::Registered(Registered { lease_ms: 2000 }));
+                if granted && send.send(Ok(Down { id, body })).await.is_err() {
+                    return;
                 }
             }
         });

@@ -328,7 +328,9 @@ pub fn start(world: &World, name: &str, mut config: Value, listen: SocketAddr, a
         config["access_log"] = json!("-");
     }
     // A test may inject a panic into any sidecar.
-    config["debug"] = json!(true);
+    if config["debug"].is_null() {
+        config["debug"] = json!(true);
+    }
     let admin = config["admin"].as_str().context("admin")?.parse()?;
     let path = world.write(&format!("{name}.yaml"), &serde_json::to_string_pretty(&config)?)?;
     let mut command = world.program("outrigger-sidecar")?;

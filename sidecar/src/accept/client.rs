@@ -126,6 +126,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Client<S> {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
+        if let Some(watch) = &this.watch {
+            // Not idle any more: it must not be put down while it waits for the peer to close.
+            watch.wrote(false);
+        }
         if this.closing.is_none() {
             ready!(Pin::new(&mut this.stream).poll_shutdown(cx))?;
         }

@@ -100,3 +100,20 @@ async fn a_resting_connection_ends_with_the_drain() {
     drop(client);
     task.await.expect("no panic").expect("clean end");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_is_closed_is_not_put_down_for_a_client_that_stays() {
+    let (mut client, task, _drain) = served();
+    let request = b"GET /a HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n";
+    client.write_all(request).await.expect("writes");
+    let mut answered = Vec::new();
+    client
+        .read_to_end(&mut answered)
+        .await
+        .expect("the server closes its half");
+    let ended = tokio::time::timeout(PUT_DOWN * 5, task).await;
+    ended
+        .expect("soon, though the client keeps its half open")
+        .expect("no panic")
+        .expect("clean end");
+}

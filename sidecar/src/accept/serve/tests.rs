@@ -15,7 +15,12 @@ impl Serve for Echo {
     ) -> impl Future<Output = Result<Response<Body>, h2::Error>> + Send + 'static {
         let doubtful = watch.is_some_and(|w| w.doubtful());
         let path = request.uri().path().to_owned();
-        async move { Ok(Response::new(Body::full(format!("{path} {doubtful}").into()))) }
+        async move {
+            if path == "/slow" {
+                tokio::time::sleep(PUT_DOWN * 3 / 4).await;
+            }
+            Ok(Response::new(Body::full(format!("{path} {doubtful}").into())))
+        }
     }
 }
 
@@ -104,7 +109,9 @@ async fn a_resting_connection_ends_with_the_drain() {
 #[tokio::test(start_paused = true)]
 async fn a_connection_that_is_closed_is_not_put_down_for_a_client_that_stays() {
     let (mut client, task, _drain) = served();
-    let request = b"GET /a HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n";
+    tokio::time::sleep(PUT_DOWN / 2).await;
+    // Its answer takes long: the connection has been quiet for a while when it is closed.
+    let request = b"GET /slow HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n";
     client.write_all(request).await.expect("writes");
     let mut answered = Vec::new();
     client

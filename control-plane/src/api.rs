@@ -26,6 +26,7 @@ use crate::plane::Plane;
 use crate::sidecars::Command;
 
 mod access;
+mod identity;
 mod look;
 mod view;
 
@@ -57,6 +58,16 @@ const ANSWER: Duration = Duration::from_secs(5);
         access::all,
         access::one,
         access::explain,
+        identity::tokens,
+        identity::create_token,
+        identity::revoke_token,
+        identity::certs,
+        identity::rotate,
+        identity::rotation,
+        identity::revoke,
+        identity::allow,
+        identity::operator_cert,
+        identity::trust,
         events,
         openapi,
         health
@@ -78,6 +89,7 @@ pub fn routes(plane: Arc<Plane>, insecure: bool) -> Router {
         .route("/v1/access/{namespace}/{service}", get(access::one))
         .route("/v1/access/explain", post(access::explain))
         .route("/v1/events", get(events))
+        .merge(identity::routes())
         .route("/v1/openapi.json", get(openapi))
         .route("/healthz", get(health))
         .layer(DefaultBodyLimit::max(MAX_CONFIG))
@@ -255,6 +267,9 @@ async fn openapi() -> Json<utoipa::openapi::OpenApi> {
 #[utoipa::path(get, path = "/healthz", responses((status = 200, body = Health)))]
 async fn health(State(plane): State<Arc<Plane>>, Extension(asker): Extension<Asker>) -> Json<Health> {
     let mut reasons: Vec<String> = plane.store.failure().into_iter().collect();
+    if plane.authority.is_failing() {
+        reasons.push("the identity state cannot be stored, so no certificate is granted".to_owned());
+    }
     if look::config(&plane).status == ConfigStatus::Refused {
         reasons.push("the newest configuration was refused; see /v1/config".to_owned());
     }

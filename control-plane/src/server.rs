@@ -11,6 +11,7 @@ use std::time::Duration;
 use axum::middleware;
 use outrigger_proto::wire::DESCRIPTORS;
 use outrigger_proto::wire::agent::agent_server::AgentServer;
+use outrigger_proto::wire::agent::identity_server::IdentityServer;
 use outrigger_proto::wire::discovery::aggregated_discovery_service_server::AggregatedDiscoveryServiceServer;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
@@ -105,6 +106,9 @@ pub enum Error {
     /// The port cannot speak TLS.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// The thread that signs certificates cannot be had.
+    #[error("no thread for certificates: {0}")]
+    Thread(#[source] std::io::Error),
     /// The reflection service cannot be built.
     #[error("reflection: {0}")]
     Reflection(#[from] tonic_reflection::server::Error),
@@ -201,16 +205,19 @@ fn routes(plane: &Arc<Plane>, stop: &Stop, options: &Options) -> Result<axum::Ro
         plane: Arc::clone(plane),
         stop: stop.clone(),
     };
+    let identity = identity::Service::start(Arc::clone(&plane.authority)).map_err(Error::Thread)?;
     // Clients in the field still ask by the older of its two names.
     let reflection =
         || tonic_reflection::server::Builder::configure().register_encoded_file_descriptor_set(DESCRIPTORS);
     let grpc = tonic::service::Routes::new(AggregatedDiscoveryServiceServer::new(ads))
         .add_service(AgentServer::new(agent))
+        .add_service(IdentityServer::new(identity))
         .add_service(reflection().build_v1()?)
         .add_service(reflection().build_v1alpha()?)
         .into_axum_router();
+    let authority = Arc::clone(&plane.authority);
     let checks = Checks {
-        admin: Arc::new(|_| false),
+        admin: Arc::new(move |token| authority.is_operator(identity::clock(), token)),
         events: Arc::clone(&plane.events),
     };
     let all = grpc.merge(api::routes(Arc::clone(plane), options.insecure));

@@ -133,13 +133,7 @@ impl Authority {
     ///
     /// # Errors
     /// When it makes no sense, or cannot be stored.
-    pub fn create_token(
-        &self,
-        now: Unix,
-        purpose: &Purpose,
-        uses: u32,
-        life: u64,
-    ) -> Result<(JoinToken, Unix), Refusal> {
+    pub fn create_token(&self, now: Unix, purpose: &Purpose, uses: u32, life: u64) -> Result<JoinToken, Refusal> {
         if life == 0 || life > LONGEST {
             return Err(Refusal::Malformed(format!(
                 "a token lives 1 second to 10 years, not {life} s"
@@ -186,7 +180,7 @@ impl Authority {
             uses,
             expires: expires_shown,
         });
-        Ok((JoinToken { id, secret, root }, expires))
+        Ok(JoinToken { id, secret, root })
     }
 
     /// Every token that is good, also those that are used up and have not expired.

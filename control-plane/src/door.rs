@@ -45,9 +45,24 @@ pub struct Doors {
     /// For workloads, and for people of other machines.
     pub tcp: TcpListener,
     /// How the TCP port speaks; none: plain, and whoever reaches it is an operator.
-    pub tls: Option<watch::Receiver<Arc<Tls>>>,
+    pub tls: Option<Secure>,
     /// For people of this machine.
     pub socket: Option<Socket>,
+}
+
+/// How the TCP port speaks TLS.
+#[derive(Clone)]
+pub struct Secure {
+    /// As of now.
+    pub tls: watch::Receiver<Arc<Tls>>,
+    /// Told once a connection which leaf was shown, by its serial. May block.
+    pub shown: Arc<dyn Fn(&str) + Send + Sync>,
+}
+
+impl std::fmt::Debug for Secure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Secure").finish_non_exhaustive()
+    }
 }
 
 /// How a request came in; in the extensions of each.
@@ -169,18 +184,12 @@ async fn unix(house: Arc<House>, stream: UnixStream, watcher: Watcher) {
     house.converse(stream, arrival, watcher, std::future::pending()).await;
 }
 
-async fn tcp(
-    house: Arc<House>,
-    stream: TcpStream,
-    from: SocketAddr,
-    tls: Option<watch::Receiver<Arc<Tls>>>,
-    watcher: Watcher,
-) {
+async fn tcp(house: Arc<House>, stream: TcpStream, from: SocketAddr, secure: Option<Secure>, watcher: Watcher) {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "cannot set TCP_NODELAY");
     }
     let peer: Arc<str> = from.to_string().into();
-    let Some(mut tls) = tls else {
+    let Some(Secure { mut tls, shown }) = secure else {
         let asker = Asker::Operator;
         let arrival = Arrival { asker, peer };
         return house.converse(stream, arrival, watcher, std::future::pending()).await;
@@ -197,8 +206,8 @@ async fn tcp(
         Ok(Err(refused)) => return tracing::warn!(%peer, "no TLS connection: {refused}"),
         Err(_) => return tracing::debug!(%peer, "no TLS connection: its handshake took too long"),
     };
-    let shown = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
-    match shown.map(|leaf| tls::read(leaf)) {
+    let leaf = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
+    match leaf.map(|leaf| tls::read(leaf)) {
         None => {
             let Ok(_place) = house.nobodies.try_acquire() else {
                 return tracing::warn!(%peer, "too many connections without a certificate");
@@ -217,6 +226,10 @@ async fn tcp(
                 serial: leaf.serial.clone(),
             };
             let arrival = Arrival { asker, peer };
+            let serial = leaf.serial.clone();
+            if let Err(error) = tokio::task::spawn_blocking(move || shown(&serial)).await {
+                tracing::error!(%error, "a shown certificate is not put down");
+            }
             house.converse(stream, arrival, watcher, no_longer(tls, leaf)).await;
         }
     }

@@ -21,7 +21,7 @@ use crate::door::follow::Follower;
 use crate::door::may::{self, Checks};
 use crate::door::socket::{Socket, SocketError};
 use crate::door::tls::TlsError;
-use crate::door::{self, Doors};
+use crate::door::{self, Doors, Secure};
 use crate::events::Events;
 use crate::identity::{self, Authority};
 use crate::plane::Plane;
@@ -163,9 +163,14 @@ pub async fn serve(listener: TcpListener, options: Options, shutdown: impl Futur
     let tls = match options.plain {
         true => None,
         false => {
-            let (follower, tls) = Follower::new(authority)?;
+            let (follower, tls) = Follower::new(Arc::clone(&authority))?;
             tasks.spawn(follower.follow(stop.clone()));
-            Some(tls)
+            let shown = Arc::new(move |serial: &str| {
+                if let Err(refusal) = authority.shown(serial) {
+                    tracing::warn!("a certificate that was shown cannot be put down: {refusal}");
+                }
+            });
+            Some(Secure { tls, shown })
         }
     };
     let app = routes(&plane, &stop, &options)?;

@@ -90,6 +90,10 @@ pub struct Inbound {
     pub protocol: i32,
     /// Where callers connect.
     pub listen: SocketAddr,
+    /// Where sidecars connect instead, for a protocol whose server speaks first: under `permissive` there is
+    /// nothing on `listen` by which TLS could be told from a silent client.
+    #[serde(default)]
+    pub mesh_listen: Option<SocketAddr>,
     /// Where the app listens.
     pub app: SocketAddr,
 }
@@ -200,6 +204,9 @@ impl Bootstrap {
             // With an identity, only proven callers are let in there.
             if self.identity.is_none() {
                 self.check_listener(inbound.listen, format!("inbound[{i}].listen"))?;
+            }
+            if let Some(listen) = inbound.mesh_listen.filter(|_| self.identity.is_none()) {
+                self.check_listener(listen, format!("inbound[{i}].mesh_listen"))?;
             }
         }
         if let Some(proxy) = self.http_proxy {

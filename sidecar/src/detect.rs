@@ -3,12 +3,14 @@
 //! The fallback for ports declared `auto`; a declared protocol is never questioned. A server-first
 //! protocol sends nothing, so after [`PATIENCE`] without a byte the connection is opaque.
 
+pub mod hello;
+
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 
 /// How long the first bytes may take.
@@ -16,6 +18,8 @@ pub const PATIENCE: Duration = Duration::from_secs(1);
 
 /// HTTP/2's connection preface (RFC 9113 §3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// Bytes of it that decide: `PRI * HTTP/2.0`.
+const DECIDED: usize = 14;
 /// Bytes looked at.
 const LOOK: usize = 32;
 
@@ -41,13 +45,13 @@ pub async fn detect(stream: &TcpStream, patience: Duration) -> io::Result<Detect
     let mut buffer = [0u8; LOOK];
     let mut seen = 0;
     let look = async {
+        let mut last = false;
         loop {
             seen = stream.peek(&mut buffer).await?;
-            if let Some(found) = classify(buffer.get(..seen).unwrap_or_default(), seen == 0) {
+            if let Some(found) = classify(buffer.get(..seen).unwrap_or_default(), last || seen == 0) {
                 return Ok(found);
             }
-            // Peeked bytes keep the socket readable; wait for more without spinning.
-            tokio::time::sleep(Duration::from_millis(2)).await;
+            last = more(stream).await?;
         }
     };
     match tokio::time::timeout(patience, look).await {
@@ -65,22 +69,48 @@ pub async fn detect(stream: &TcpStream, patience: Duration) -> io::Result<Detect
 /// # Cancel safety
 /// Safe: nothing is consumed.
 pub async fn speaks_http2(stream: &TcpStream, idle: Duration) -> io::Result<bool> {
-    let mut buffer = [0u8; 14];
+    let mut buffer = [0u8; DECIDED];
     let silent = |_| io::Error::from(io::ErrorKind::TimedOut);
     let mut n = tokio::time::timeout(idle, stream.peek(&mut buffer))
         .await
         .map_err(silent)??;
-    let deadline = tokio::time::Instant::now() + PATIENCE;
-    loop {
-        match n {
-            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-            _ if buffer.get(..n) != PREFACE.get(..n) => return Ok(false),
-            14.. => return Ok(true),
-            _ if tokio::time::Instant::now() >= deadline => return Ok(false),
-            _ => tokio::time::sleep(Duration::from_millis(2)).await,
+    let preface = async {
+        let mut last = false;
+        loop {
+            match n {
+                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                _ if buffer.get(..n) != PREFACE.get(..n) => return Ok(false),
+                DECIDED.. => return Ok(true),
+                _ if last => return Ok(false),
+                _ => last = more(stream).await?,
+            }
+            n = stream.peek(&mut buffer).await?;
         }
-        n = stream.peek(&mut buffer).await?;
+    };
+    tokio::time::timeout(PATIENCE, preface).await.unwrap_or(Ok(false))
+}
+
+/// The first byte, without taking it; none when the client closes first.
+///
+/// # Errors
+/// When the connection fails, or stays silent for `idle`.
+///
+/// # Cancel safety
+/// Safe: nothing is consumed.
+pub async fn first_byte(stream: &TcpStream, idle: Duration) -> io::Result<Option<u8>> {
+    let mut byte = [0u8; 1];
+    match tokio::time::timeout(idle, stream.peek(&mut byte)).await {
+        Ok(seen) => Ok((seen? > 0).then_some(byte[0])),
+        Err(_) => Err(io::ErrorKind::TimedOut.into()),
     }
+}
+
+/// Waits until more arrives than was peeked; true when the client has ended its half.
+async fn more(stream: &TcpStream) -> io::Result<bool> {
+    // Peeked bytes keep the socket readable. The system tells of each arrival once (epoll(7),
+    // edge-triggered): forgetting what it told makes the next wait one for more.
+    drop(stream.try_io(Interest::READABLE, || Err::<(), _>(io::ErrorKind::WouldBlock.into())));
+    Ok(stream.ready(Interest::READABLE).await?.is_read_closed())
 }
 
 /// A stream with bytes that were read already.
@@ -89,6 +119,26 @@ pub struct Prefixed<S> {
     prefix: Vec<u8>,
     at: usize,
     stream: S,
+}
+
+impl<S> Prefixed<S> {
+    /// A stream of which nothing was read.
+    #[must_use]
+    pub fn untouched(stream: S) -> Self {
+        Self::new(Vec::new(), stream)
+    }
+
+    /// Puts `prefix` before what `stream` still brings.
+    #[must_use]
+    pub fn new(prefix: Vec<u8>, stream: S) -> Self {
+        Self { prefix, at: 0, stream }
+    }
+
+    /// The stream below.
+    #[must_use]
+    pub fn get_ref(&self) -> &S {
+        &self.stream
+    }
 }
 
 /// As [`detect`], for a stream that cannot be peeked: reads, and gives the bytes back with the stream.
@@ -114,19 +164,23 @@ pub async fn detect_read<S: AsyncRead + Unpin>(mut stream: S) -> io::Result<(Det
         Ok(found) => found?,
         Err(_) => Detected::Opaque,
     };
-    Ok((found, Prefixed { prefix, at: 0, stream }))
+    Ok((found, Prefixed::new(prefix, stream)))
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Prefixed<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        let rest = this.prefix.get(this.at..).unwrap_or_default();
-        if rest.is_empty() {
+        if this.prefix.is_empty() {
             return Pin::new(&mut this.stream).poll_read(cx, buf);
         }
+        let rest = this.prefix.get(this.at..).unwrap_or_default();
         let n = rest.len().min(buf.remaining());
         buf.put_slice(rest.get(..n).unwrap_or_default());
         this.at += n;
+        if this.at >= this.prefix.len() {
+            // The connection may live for hours.
+            this.prefix = Vec::new();
+        }
         Poll::Ready(Ok(()))
     }
 }
@@ -134,6 +188,16 @@ impl<S: AsyncRead + Unpin> AsyncRead for Prefixed<S> {
 impl<S: AsyncWrite + Unpin> AsyncWrite for Prefixed<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+    }
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
     }
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_flush(cx)
@@ -152,7 +216,7 @@ pub fn classify(bytes: &[u8], last: bool) -> Option<Detected> {
     let n = bytes.len().min(PREFACE.len());
     if bytes.get(..n) == PREFACE.get(..n) {
         // `PRI * HTTP/2.0` is decided at once; shorter could still be a method.
-        return if n >= 14 {
+        return if n >= DECIDED {
             Some(Detected::Http2)
         } else {
             last.then_some(Detected::Opaque)

@@ -9,7 +9,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use outrigger_proto::model::{AccessLog, Endpoint, Proxy, Service, ServiceName};
+use outrigger_proto::access::{Call, Rules, Verdict};
+use outrigger_proto::model::{AccessLog, Endpoint, Mode, Proxy, Service, ServiceName};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
@@ -20,6 +21,7 @@ pub struct Directory {
     /// Grows whenever the set of wanted services changes; `discover` subscribes by it.
     wanted: watch::Sender<u64>,
     proxy: ArcSwap<Proxy>,
+    admission: ArcSwap<Admission>,
     /// Copied out of the settings: read once a request.
     logs_requests: AtomicBool,
     proxy_changed: watch::Sender<()>,
@@ -27,6 +29,40 @@ pub struct Directory {
     generation: AtomicU64,
     started: std::time::Instant,
 }
+
+/// Who may come in, as the workload's settings say it: read once a connection and once a request.
+#[derive(Debug)]
+pub struct Admission {
+    /// How callers reach the workload.
+    pub mode: Mode,
+    /// None when the rules could not be read: then nobody may.
+    rules: Option<Rules>,
+    trust_domain: Box<str>,
+}
+
+impl Admission {
+    fn new(proxy: &Proxy, trust_domain: &str) -> Self {
+        let rules = Rules::compile(&proxy.access, trust_domain)
+            .inspect_err(|error| tracing::error!(%error, "nobody may call: the rules of who may cannot be read"));
+        Self {
+            mode: proxy.mode,
+            rules: rules.ok(),
+            trust_domain: trust_domain.into(),
+        }
+    }
+
+    /// What the rules say of `call`.
+    #[must_use]
+    pub fn decide(&self, call: &Call<'_>) -> Verdict<'_> {
+        let refused = Verdict::Denied {
+            rule: "the rules cannot be read",
+        };
+        self.rules.as_ref().map_or(refused, |rules| rules.decide(call))
+    }
+}
+
+/// Stands for the own trust domain while there is no identity; no caller has been let in then.
+const NO_TRUST_DOMAIN: &str = "none";
 
 /// One service as a caller sees it.
 #[derive(Debug)]
@@ -71,6 +107,7 @@ impl Directory {
             destinations: Mutex::new(HashMap::new()),
             wanted: watch::Sender::new(0),
             logs_requests: AtomicBool::new(proxy.access_log == AccessLog::Json),
+            admission: ArcSwap::from_pointee(Admission::new(&proxy, NO_TRUST_DOMAIN)),
             proxy: ArcSwap::from_pointee(proxy),
             proxy_changed: watch::Sender::new(()),
             generation: AtomicU64::new(0),
@@ -88,8 +125,26 @@ impl Directory {
     pub fn set_proxy(&self, proxy: Proxy) {
         self.logs_requests
             .store(proxy.access_log == AccessLog::Json, Ordering::Relaxed);
+        let admission = Admission::new(&proxy, &self.admission.load().trust_domain);
         self.proxy.store(Arc::new(proxy));
+        self.admission.store(Arc::new(admission));
         self.proxy_changed.send_replace(());
+    }
+
+    /// Who may come in. One atomic load.
+    #[must_use]
+    pub fn admission(&self) -> arc_swap::Guard<Arc<Admission>> {
+        self.admission.load()
+    }
+
+    /// Tells which trust domain services and namespaces without one belong to: the own identity's. Cheap
+    /// when nothing changes, so that it may be told for every connection.
+    pub fn belongs_to(&self, trust_domain: &str) {
+        if *self.admission.load().trust_domain != *trust_domain {
+            // Rarely, and whoever comes second compiles the same again.
+            let admission = Admission::new(&self.proxy.load(), trust_domain);
+            self.admission.store(Arc::new(admission));
+        }
     }
 
     /// True when requests are to be logged.

@@ -98,7 +98,7 @@ impl Egress {
             journey: self.clone(),
             client,
         };
-        if let Err(error) = serve::http1(stream, service, &bounds, &self.shared.drain).await {
+        if let Err(error) = serve::http1(stream, service, &bounds, &self.shared.drain, std::future::pending()).await {
             tracing::debug!(%error, "proxy connection ended");
         }
     }

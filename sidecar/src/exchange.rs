@@ -3,12 +3,16 @@
 //! Owned by the answer's body: whatever happens to the body, the counters, the endpoint's load and
 //! the access log hear of it exactly once.
 
+pub(crate) mod live;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Instant;
 
 use http::{HeaderMap, StatusCode};
 
+use self::live::Ticket;
 use crate::connect::Lease;
 use crate::contain::{self, Place};
 use crate::observe::access_log::{AccessLog, Record};
@@ -27,6 +31,8 @@ pub struct Exchange {
     grpc: bool,
     tries: u32,
     done: bool,
+    /// Inbound: its place among what the caller's connection carries.
+    ticket: Option<Ticket>,
     log: Option<Box<Line>>,
 }
 
@@ -47,6 +53,10 @@ pub struct Line {
     pub path: String,
     /// The endpoint that answered.
     pub upstream: Option<SocketAddr>,
+    /// Inbound: who called, when it proved it.
+    pub caller: Option<String>,
+    /// Inbound: the rule that decided.
+    pub rule: Option<String>,
 }
 
 impl Exchange {
@@ -64,6 +74,7 @@ impl Exchange {
             grpc,
             tries: 0,
             done: false,
+            ticket: None,
             log,
         }
     }
@@ -98,6 +109,43 @@ impl Exchange {
         if let Some(lease) = &self.lease {
             lease.acknowledge();
         }
+    }
+
+    /// `rule` decided that the request goes on, or that it does not.
+    pub fn decided(&mut self, rule: &str) {
+        if let Some(line) = &mut self.log {
+            line.rule = Some(rule.into());
+        }
+    }
+
+    /// The connection was secured by mutual TLS.
+    pub fn secured(&self) {
+        self.cell.secured_request();
+    }
+
+    /// The rest of the answer goes on only while `ticket` is valid.
+    pub fn under(&mut self, ticket: Ticket) {
+        self.ticket = Some(ticket);
+    }
+
+    /// Ready when the rules allow the request no longer.
+    pub fn poll_cut(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.ticket.as_ref().map_or(Poll::Pending, |ticket| ticket.poll_cut(cx))
+    }
+
+    /// True when the rules allow the request no longer. Cheap.
+    #[must_use]
+    pub fn is_cut(&self) -> bool {
+        self.ticket.as_ref().is_some_and(Ticket::is_cut)
+    }
+
+    /// The answer ends here because the rules allow it no longer.
+    pub fn cut(&mut self) {
+        if !self.done && self.reason.is_none() {
+            self.reason = Some(Reason::Denied);
+            self.cell.reason(Reason::Denied);
+        }
+        self.broken();
     }
 
     /// The mesh answers by itself.
@@ -149,6 +197,7 @@ impl Exchange {
         if std::mem::replace(&mut self.done, true) {
             return;
         }
+        self.ticket = None;
         let took = self.started.elapsed();
         self.cell.ended(class, took);
         if let Some(line) = self.log.take() {
@@ -163,6 +212,8 @@ impl Exchange {
                 status: self.status,
                 grpc_status: self.grpc_status,
                 reason: self.reason.map(Reason::as_str),
+                caller: line.caller,
+                rule: line.rule,
                 tries: self.tries,
                 duration_ms: took.as_secs_f64() * 1e3,
             });

@@ -376,6 +376,17 @@ impl Identity {
         }
     }
 
+    /// Who answers at the other end of a connection that [`connect`](Self::connect) opened.
+    ///
+    /// # Errors
+    /// When trust changed during the handshake and the peer is let in no longer.
+    pub fn peer<S>(&self, stream: &TlsStream<S>) -> Result<Peer, TlsError> {
+        let view = self.usable()?;
+        let shown = stream.get_ref().1.peer_certificates().unwrap_or_default();
+        view.peer(shown)
+            .map_err(|refusal| TlsError::Unverified(refusal.to_string()))
+    }
+
     /// The view to use, unless our own certificate expired: a peer would refuse it anyway.
     fn usable(&self) -> Result<Arc<View>, TlsError> {
         match self.view.load_full() {

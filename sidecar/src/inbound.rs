@@ -1,29 +1,39 @@
-//! The journey of a request to the app: listener → app → answer.
+//! The journey of a request to the app: listener → who calls, and may it → app → answer.
 //!
 //! What could not be handed to the app at all is refused so that a calling sidecar knows that it may
 //! try another instance: `REFUSED_STREAM` (RFC 9113 §8.7).
 
+pub mod caller;
+mod enter;
+mod opaque;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use http::uri::Authority;
 use http::{Request, Response, Version};
 use hyper::body::Incoming;
-use outrigger_proto::model::Protocol;
+use outrigger_proto::access;
+use outrigger_proto::model::{Protocol, SpiffeId};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
+use self::caller::Caller;
 use crate::accept::head::Watch;
 use crate::accept::serve::{self, Bounds, Serve};
-use crate::connect::{Lease, SendError, Upstream, Wire};
+use crate::connect::{Lease, Route, Security, SendError, Upstream, Wire};
 use crate::detect::{self, Detected};
+use crate::drain::Phase;
+use crate::exchange::live::Ticket;
 use crate::exchange::{Exchange, Line};
 use crate::forward::body::Body;
 use crate::forward::replay::Source;
 use crate::forward::translate::{self, Plan, Unplannable};
-use crate::forward::{copy, tunnel};
+use crate::forward::tunnel;
 use crate::observe::access_log::AccessLog;
-use crate::observe::{Cell, Direction, Key};
+use crate::observe::{Cell, Direction, Gauge, Key};
 use crate::policy::deadline::{Deadline, GRPC_TIMEOUT};
 use crate::policy::retry::Failure;
 use crate::reason::Reason;
@@ -34,17 +44,34 @@ use crate::shared::Shared;
 const CONNECT: Duration = Duration::from_secs(1);
 /// The connection to the app is as old as the app.
 const APP_AGE: Duration = Duration::from_secs(24 * 3600);
+/// Time between two warnings of one port and worker: a client that does not know better tries again.
+const QUIET: Duration = Duration::from_secs(10);
 
 /// One app port's journey on one worker.
 #[derive(Debug)]
 pub struct Inbound {
+    /// The port's name.
+    port: Arc<str>,
     protocol: Protocol,
+    /// TLS has a listener of its own, because servers of this protocol speak first.
+    mesh_port: bool,
     http1: Arc<Upstream>,
     http2: Arc<Upstream>,
     authority: Authority,
     shared: Arc<Shared>,
     cell: Arc<Cell>,
     log: Option<AccessLog>,
+    /// Milliseconds since the sidecar's start of the last warning, and how many were swallowed since.
+    warned: AtomicU64,
+    swallowed: AtomicU64,
+}
+
+/// What a plain connection speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Speaks {
+    Opaque,
+    Http1,
+    Http2,
 }
 
 /// Why the app did not answer.
@@ -60,14 +87,29 @@ impl Inbound {
     /// The journey to the app's port `name` at `app`.
     #[must_use]
     pub fn new(name: &str, protocol: Protocol, app: SocketAddr, shared: Arc<Shared>, log: Option<AccessLog>) -> Self {
-        let upstream = |wire| Arc::new(Upstream::new(app, wire, 1, CONNECT, APP_AGE, shared.stats.clone()));
+        let upstream = |wire| {
+            let route = Route {
+                address: app,
+                wire,
+                security: Security::Plain,
+                weight: 1,
+                connect_timeout: CONNECT,
+                max_age: APP_AGE,
+            };
+            Arc::new(Upstream::new(route, shared.clone()))
+        };
         let key = Key {
             direction: Direction::Inbound,
             service: shared.name.as_str().into(),
             port: name.into(),
         };
+        let config = shared.bootstrap.inbound.iter().find(|i| i.name == name);
         Self {
+            port: name.into(),
             protocol,
+            mesh_port: config.is_some_and(|i| i.mesh_listen.is_some()),
+            warned: AtomicU64::new(0),
+            swallowed: AtomicU64::new(0),
             http1: upstream(Wire::Http1),
             http2: upstream(Wire::Http2),
             authority: Authority::try_from(app.to_string()).unwrap_or(Authority::from_static("localhost")),
@@ -77,24 +119,10 @@ impl Inbound {
         }
     }
 
-    /// Serves one connection of a sidecar or of a plain client.
-    pub async fn connection(self: Arc<Self>, stream: TcpStream, client: SocketAddr) {
+    /// Serves one connection of a sidecar or of a plain client. `meshed` on the listener for nothing but TLS.
+    pub async fn connection(self: Arc<Self>, stream: TcpStream, client: SocketAddr, meshed: bool) {
         let _open = self.cell.opened();
-        let served = match self.protocol {
-            Protocol::Tcp | Protocol::Tls => self.opaque(stream).await,
-            Protocol::Auto => match detect::detect(&stream, detect::PATIENCE).await {
-                Ok(Detected::Opaque) => self.opaque(stream).await,
-                Ok(found) => self.http(stream, found == Detected::Http2, client).await,
-                Err(error) => Err(error.into()),
-            },
-            Protocol::Http | Protocol::Http2 | Protocol::Grpc => {
-                match detect::speaks_http2(&stream, self.shared.directory.proxy().limits.idle_timeout).await {
-                    Ok(http2) => self.http(stream, http2, client).await,
-                    Err(error) => Err(error.into()),
-                }
-            }
-        };
-        if let Err(error) = served {
+        if let Err(error) = self.enter(stream, client, meshed).await {
             tracing::debug!(%error, "inbound connection ended");
         }
     }
@@ -105,84 +133,121 @@ impl Inbound {
         self.http2.prune(now, idle);
     }
 
-    async fn http(self: &Arc<Self>, stream: TcpStream, http2: bool, client: SocketAddr) -> Result<(), ConnectionError> {
+    /// What a plain connection speaks: as declared, or by its first bytes.
+    async fn speaks(&self, stream: &TcpStream) -> std::io::Result<Speaks> {
+        let http2 = match self.protocol {
+            Protocol::Tcp | Protocol::Tls => return Ok(Speaks::Opaque),
+            Protocol::Auto => match detect::detect(stream, detect::PATIENCE).await? {
+                Detected::Opaque => return Ok(Speaks::Opaque),
+                found => found == Detected::Http2,
+            },
+            Protocol::Http | Protocol::Http2 | Protocol::Grpc => {
+                detect::speaks_http2(stream, self.shared.directory.proxy().limits.idle_timeout).await?
+            }
+        };
+        Ok(if http2 { Speaks::Http2 } else { Speaks::Http1 })
+    }
+
+    /// Serves HTTP to `caller` while it is let in.
+    async fn http<I>(self: &Arc<Self>, stream: I, http2: bool, caller: Caller) -> Result<(), ConnectionError>
+    where
+        I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let caller = Arc::new(caller);
         let service = Requests {
             journey: self.clone(),
-            client,
+            caller: caller.clone(),
         };
         let bounds = Bounds {
             limits: self.shared.directory.proxy().limits.clone(),
-            meshed: true,
+            meshed: caller.sidecar,
         };
-        match http2 {
-            true => serve::http2(stream, service, &bounds, &self.shared.drain).await?,
-            false => serve::http1(stream, service, &bounds, &self.shared.drain).await?,
+        let drain = &self.shared.drain;
+        let serve = async {
+            match http2 {
+                true => serve::http2(stream, service, &bounds, drain, caller.leaving()).await?,
+                false => {
+                    serve::http1(stream, service, &bounds, drain, caller.leaving()).await?;
+                    // An upgraded connection goes on without its server, and has to be watched over.
+                    tokio::select! {
+                        () = caller.live.emptied() => {}
+                        () = drain.reached(Phase::Closing) => {}
+                    }
+                }
+            }
+            Ok(())
+        };
+        tokio::select! {
+            served = serve => served,
+            why = caller.watch(&self.shared, &self.port, false) => {
+                caller.live.review(|_, _| false);
+                self.cell.reason(why);
+                Err(ConnectionError::Refused(why))
+            }
         }
-        Ok(())
     }
 
-    async fn opaque(&self, mut client: TcpStream) -> Result<(), ConnectionError> {
-        let mut exchange = Exchange::start(self.cell.clone(), false, None);
-        exchange.tried();
-        let mut app = match self.http1.connect().await {
-            Ok(app) => app,
-            Err(error) => {
-                tracing::debug!(%error, "app unreachable");
-                self.shared.app.reachable_hint(false);
-                exchange.refused(Reason::AppUnreachable);
-                exchange.ended(None);
-                copy::reset(&client);
-                return Err(ConnectionError::Refused(Reason::AppUnreachable));
-            }
-        };
-        exchange.answered(
-            http::StatusCode::OK,
-            &http::HeaderMap::new(),
-            Lease::counted(self.http1.clone()),
-        );
-        let (moved, result) = copy::both(&mut client, &mut app).await;
-        self.cell.moved(moved.forth, moved.back);
-        match result {
-            Ok(()) => exchange.ended(None),
-            Err(_) => {
-                exchange.broken();
-                copy::reset(&client);
-                copy::reset(&app);
-            }
+    /// Warns now and then, not for each connection.
+    fn warn(&self, client: SocketAddr, what: &str) {
+        let now = u64::try_from(self.shared.started.elapsed().as_millis())
+            .unwrap_or(u64::MAX)
+            .max(1);
+        let last = self.warned.load(Relaxed);
+        if last != 0 && Duration::from_millis(now.saturating_sub(last)) < QUIET {
+            self.swallowed.fetch_add(1, Relaxed);
+            return;
         }
-        Ok(result?)
+        self.warned.store(now, Relaxed);
+        let others = self.swallowed.swap(0, Relaxed);
+        tracing::warn!(port = &*self.port, %client, others, "{what}");
     }
 
     /// Answers one request, whatever happens.
     async fn exchange(
         &self,
         mut request: Request<Incoming>,
-        client: SocketAddr,
+        caller: &Caller,
         watch: Option<Arc<Watch>>,
     ) -> Result<Response<Body>, h2::Error> {
         let dress = Dress::of(request.headers());
-        let mut exchange = Exchange::start(self.cell.clone(), dress == Dress::Grpc, self.line(&request, client));
+        let mut exchange = Exchange::start(self.cell.clone(), dress == Dress::Grpc, self.line(&request, caller));
+        if caller.peer.is_some() {
+            exchange.secured();
+        }
         let doubtful = watch.as_ref().is_some_and(|w| w.doubtful());
         let client_upgrade = tunnel::client_end(&mut request);
         let (mut parts, body) = request.into_parts();
         let version = parts.version;
         let planned = match doubtful {
             true => Err("Content-Length stands twice or beside Transfer-Encoding"),
-            false => Plan::read(&mut parts, true).map_err(Unplannable::as_str),
+            false => Plan::read(&mut parts, caller.sidecar).map_err(Unplannable::as_str),
         };
         let plan = match planned {
             Ok(plan) => plan,
-            Err(detail) => return Ok(bad_request(exchange, dress, detail)),
+            Err(detail) => return Ok(refused(exchange, Reason::BadRequest, dress, detail)),
         };
-        let answer = self
-            .call(
+        let ticket = match self.authorize(caller, &plan, &mut exchange) {
+            Ok(ticket) => ticket,
+            Err((reason, detail)) => return Ok(refused(exchange, reason, dress, &detail)),
+        };
+        caller.introduce(&mut parts.headers);
+        let answer = {
+            let call = std::pin::pin!(self.call(
                 Request::from_parts(parts, body),
                 version,
                 &plan,
                 &mut exchange,
                 watch.as_deref(),
-            )
-            .await;
+            ));
+            tokio::select! {
+                biased;
+                answer = call => answer,
+                () = std::future::poll_fn(|cx| ticket.poll_cut(cx)) => {
+                    Err(Problem::Answer(Reason::Denied, Reason::Denied.help().into()))
+                }
+            }
+        };
+        exchange.under(ticket);
         let (reason, detail) = match answer {
             Ok((response, None)) => return Ok(response.map(|body| body.told(exchange))),
             Ok((response, Some(upstream))) => {
@@ -203,8 +268,44 @@ impl Inbound {
             }
             Err(Problem::Answer(reason, detail)) => (reason, detail),
         };
-        exchange.refused(reason);
-        Ok(respond::answer(reason, dress, &detail).map(|body| body.told(exchange)))
+        Ok(refused(exchange, reason, dress, &detail))
+    }
+
+    /// Asks the rules, before anything of the body is read. One atomic load, and no allocation unless the
+    /// answer is no.
+    fn authorize(&self, caller: &Caller, plan: &Plan, exchange: &mut Exchange) -> Result<Ticket, (Reason, String)> {
+        let admission = self.shared.directory.admission();
+        let verdict = admission.decide(&caller.asks(&self.port, plan.method(), plan.path()));
+        exchange.decided(verdict.rule());
+        match verdict {
+            access::Verdict::Allowed { .. } => {}
+            access::Verdict::Audited { rule } => self.audited(caller, rule),
+            access::Verdict::Denied { rule } => {
+                let who = caller.id().map_or("a plain client", SpiffeId::as_str);
+                self.warn(caller.client, "a caller was denied; the access log has each request");
+                return Err((Reason::Denied, format!("{who} may not do that here ({rule})")));
+            }
+            access::Verdict::BadPath => {
+                let why = access::normalise(plan.path().path()).err();
+                let why = why.map_or_else(|| Reason::BadPath.help().to_owned(), |why| why.to_string());
+                return Err((Reason::BadPath, why));
+            }
+        }
+        // From here on until it ends the request is among those that a change of the rules can cut.
+        Ok(caller.live.enter(plan.method().clone(), plan.path().clone()))
+    }
+
+    fn audited(&self, caller: &Caller, rule: &str) {
+        self.shared.stats.add(Gauge::Audited, 1);
+        tracing::debug!(
+            caller = caller.id().map(SpiffeId::as_str),
+            rule,
+            "let through by audit only"
+        );
+        self.warn(
+            caller.client,
+            "audit let through what the rules deny; the access log has each request",
+        );
     }
 
     /// Hands the request to the app and takes the answer's head.
@@ -229,7 +330,7 @@ impl Inbound {
             .map_or_else(Body::empty, Body::replay);
         let mut request = Request::from_parts(parts, body);
         let app = self.app(plan, version);
-        plan.dress(&mut request, app.wire, &self.authority);
+        plan.dress(&mut request, app.route.wire, &self.authority);
 
         let sent = || source.as_ref().is_none_or(Source::ended);
         let handed = {
@@ -252,7 +353,7 @@ impl Inbound {
                 watch.read_whole();
             }
         }
-        let granted = plan.receive(&mut response, app.wire);
+        let granted = plan.receive(&mut response, app.route.wire);
         exchange.answered(response.status(), response.headers(), lease);
         let upstream = granted.then(|| hyper::upgrade::on(&mut response));
         let mut response = response.map(|b| Body::bounded(b, deadline.whole));
@@ -272,17 +373,19 @@ impl Inbound {
         }
     }
 
-    fn line(&self, request: &Request<Incoming>, client: SocketAddr) -> Option<Box<Line>> {
+    fn line(&self, request: &Request<Incoming>, caller: &Caller) -> Option<Box<Line>> {
         let log = self.log.as_ref().filter(|_| self.shared.logs_requests());
         log.map(|log| {
             Box::new(Line {
                 log: log.clone(),
                 direction: Direction::Inbound,
                 service: self.shared.name.as_str().into(),
-                client: Some(client),
+                client: Some(caller.client),
                 method: request.method().to_string(),
                 path: request.uri().path().to_owned(),
                 upstream: None,
+                caller: caller.id().map(SpiffeId::to_string),
+                rule: None,
             })
         })
     }
@@ -295,7 +398,7 @@ async fn hand(
     source: Option<&Source>,
     exchange: &mut Exchange,
 ) -> Result<(Response<Incoming>, Lease), SendError> {
-    let copy = (app.wire != Wire::Http1).then(|| translate::copy_head(&request));
+    let copy = (app.route.wire != Wire::Http1).then(|| translate::copy_head(&request));
     exchange.tried();
     let error = match app.send(request).await {
         Err(error) if error.failure == Failure::Refused => error,
@@ -319,15 +422,15 @@ fn problem(error: &SendError) -> Problem {
     }
 }
 
-fn bad_request(mut exchange: Exchange, dress: Dress, detail: &str) -> Response<Body> {
-    exchange.refused(Reason::BadRequest);
-    respond::answer(Reason::BadRequest, dress, detail).map(|body| body.told(exchange))
+fn refused(mut exchange: Exchange, reason: Reason, dress: Dress, detail: &str) -> Response<Body> {
+    exchange.refused(reason);
+    respond::answer(reason, dress, detail).map(|body| body.told(exchange))
 }
 
 #[derive(Debug, Clone)]
 struct Requests {
     journey: Arc<Inbound>,
-    client: SocketAddr,
+    caller: Arc<Caller>,
 }
 
 impl Serve for Requests {
@@ -336,7 +439,10 @@ impl Serve for Requests {
         request: Request<Incoming>,
         watch: Option<Arc<Watch>>,
     ) -> impl Future<Output = Result<Response<Body>, h2::Error>> + Send + 'static {
-        let (journey, client) = (self.journey.clone(), self.client);
-        async move { journey.exchange(request, client, watch).await }
+        let (journey, caller) = (self.journey.clone(), self.caller.clone());
+        async move { journey.exchange(request, &caller, watch).await }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -18,7 +18,7 @@ use tokio::net::TcpStream;
 use self::cluster::{Cluster, Resolved, Tried};
 use crate::accept::head::Watch;
 use crate::accept::serve::{self, Bounds, Serve};
-use crate::connect::{Lease, SendError, Upstream, Wire};
+use crate::connect::{Lease, Security, SendError, Upstream, Wire};
 use crate::detect::{self, Detected};
 use crate::exchange::{Exchange, Line};
 use crate::forward::body::Body;
@@ -111,8 +111,8 @@ impl Outbound {
             meshed: false,
         };
         match http2 {
-            true => serve::http2(stream, service, &bounds, &self.shared.drain).await?,
-            false => serve::http1(stream, service, &bounds, &self.shared.drain).await?,
+            true => serve::http2(stream, service, &bounds, &self.shared.drain, std::future::pending()).await?,
+            false => serve::http1(stream, service, &bounds, &self.shared.drain, std::future::pending()).await?,
         }
         Ok(())
     }
@@ -226,20 +226,23 @@ impl Outbound {
                 ));
             };
             tried.push(index);
-            plan.dress(&mut request, upstream.wire, &self.cluster.authority);
+            plan.dress(&mut request, upstream.route.wire, &self.cluster.authority);
             // An HTTP/2 peer may refuse a stream after it has the head; HTTP/1 gives everything back.
-            let copy = (upstream.wire != Wire::Http1).then(|| translate::copy_head(&request));
+            let copy = (upstream.route.wire != Wire::Http1).then(|| translate::copy_head(&request));
             exchange.tried();
             let error = match upstream.send(request).await {
                 Ok((response, lease)) => {
+                    if matches!(upstream.route.security, Security::Mutual(_)) {
+                        exchange.secured();
+                    }
                     let answered = Instant::now();
                     upstream.observe(answered, answered.saturating_duration_since(now));
-                    return Ok((response, lease, upstream.wire));
+                    return Ok((response, lease, upstream.route.wire));
                 }
                 Err(error) => error,
             };
             upstream.penalize(Instant::now());
-            tracing::debug!(service = self.cluster.name(), endpoint = %upstream.address, failure = ?error.failure, error = %error.source, "try failed");
+            tracing::debug!(service = self.cluster.name(), endpoint = %upstream.route.address, failure = ?error.failure, error = %error.source, "try failed");
             let again = match error.failure {
                 Failure::Refused => source.map_or(Some(Body::empty()), |s| s.take().map(Body::replay)),
                 _ => None,
@@ -262,8 +265,8 @@ impl Outbound {
 
     fn failed(&self, error: &SendError, upstream: &Upstream) -> Problem {
         let reason = match error.failure {
-            Failure::NeverSent if error.unconnected => Reason::ConnectFailed,
-            Failure::Refused if upstream.wire == Wire::Mesh => Reason::AppUnreachable,
+            Failure::NeverSent if let Some(reason) = error.unconnected => reason,
+            Failure::Refused if upstream.route.wire == Wire::Mesh => Reason::AppUnreachable,
             Failure::NeverSent | Failure::Refused | Failure::MaybeProcessed => Reason::UpstreamReset,
         };
         Problem::new(
@@ -271,7 +274,7 @@ impl Outbound {
             format!(
                 "{} at {}: {}",
                 self.cluster.name(),
-                upstream.address,
+                upstream.route.address,
                 respond::chain(&*error.source)
             ),
         )
@@ -288,6 +291,8 @@ impl Outbound {
                 method: request.method().to_string(),
                 path: request.uri().path().to_owned(),
                 upstream: None,
+                caller: None,
+                rule: None,
             })
         })
     }

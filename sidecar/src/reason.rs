@@ -57,6 +57,18 @@ reasons! {
     Loop => "loop", 508, 13, "the request would lead back to its own sidecar";
     /// The sidecar itself failed at this request.
     Internal => "internal", 500, 13, "the sidecar failed at this request; its log says where";
+    /// No rule of the callee allows the call.
+    Denied => "denied", 403, 7, "no rule of the callee allows this caller to do that";
+    /// A rule looks at paths, and this one can be read in more than one way.
+    BadPath => "bad_path", 400, 3, "the path can be read in more than one way, and a rule looks at paths";
+    /// This sidecar has no certificate, and the other side takes nothing else.
+    NoIdentity => "no_identity", 503, 14, "this sidecar has no identity yet";
+    /// The other side did not prove to be whom it should be.
+    PeerUnverified => "peer_unverified", 503, 14, "no instance proved to be the service";
+    /// The other side is let in no longer: revoked, expired, or its root is not trusted any more.
+    Revoked => "revoked", 403, 7, "the caller is let in no longer";
+    /// Plain bytes where only mutual TLS is spoken.
+    Plaintext => "plaintext", 400, 3, "this port takes nothing but mutual TLS of the mesh";
     /// The sidecar is at a limit.
     Overloaded => "overloaded", 503, 8, "the sidecar is at a limit";
 }

@@ -10,6 +10,7 @@ use http::header::{CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue};
 use http::{Response, StatusCode};
 
 use crate::forward::body::Body;
+use crate::identify::TlsError;
 use crate::policy::deadline::Deadline;
 use crate::reason::Reason;
 
@@ -111,6 +112,9 @@ pub enum ConnectionError {
     /// The socket failed.
     #[error("socket: {0}")]
     Io(#[from] std::io::Error),
+    /// No TLS, or with somebody who is not let in.
+    #[error("tls: {}", chain(.0))]
+    Tls(#[from] TlsError),
     /// The mesh refused an opaque connection.
     #[error("refused: {}", .0.as_str())]
     Refused(Reason),

@@ -1,6 +1,8 @@
 //! Starts one sidecar: listeners, data workers, the control side; and ends it in order.
 
 use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -118,22 +120,41 @@ async fn serve(shared: Arc<Shared>) -> Result<(), Error> {
     Ok(())
 }
 
+/// Which journey a listener's connections take: its place in [`Role::all`] is its number.
+enum Role {
+    Outbound(usize),
+    /// The second listener of an app port when `meshed`.
+    Inbound {
+        index: usize,
+        meshed: bool,
+    },
+    Egress,
+}
+
+impl Role {
+    /// Every listener of the bootstrap, with its address.
+    fn all(bootstrap: &Bootstrap) -> Vec<(Self, SocketAddr)> {
+        let outbound = bootstrap.outbound.iter().enumerate();
+        let mut all: Vec<_> = outbound.map(|(i, o)| (Self::Outbound(i), o.listen)).collect();
+        for (index, inbound) in bootstrap.inbound.iter().enumerate() {
+            all.push((Self::Inbound { index, meshed: false }, inbound.listen));
+            let second = Self::Inbound { index, meshed: true };
+            all.extend(inbound.mesh_listen.map(|listen| (second, listen)));
+        }
+        all.extend(bootstrap.http_proxy.map(|listen| (Self::Egress, listen)));
+        all
+    }
+}
+
 fn bind_all(bootstrap: &Bootstrap) -> io::Result<Vec<Listener>> {
-    let addresses = bootstrap
-        .outbound
-        .iter()
-        .map(|o| o.listen)
-        .chain(bootstrap.inbound.iter().map(|i| i.listen));
-    addresses
-        .chain(bootstrap.http_proxy)
-        .enumerate()
-        .map(|(role, address)| {
-            Ok(Listener {
-                socket: accept::bind(address)?.into(),
-                role,
-            })
+    let all = Role::all(bootstrap).into_iter().enumerate();
+    all.map(|(role, (_, address))| {
+        Ok(Listener {
+            socket: accept::bind(address)?.into(),
+            role,
         })
-        .collect()
+    })
+    .collect()
 }
 
 /// The acceptor has a thread of its own: nothing that the control side does delays a connection.
@@ -173,19 +194,25 @@ fn handler(shared: &Arc<Shared>, log: Option<&AccessLog>) -> Handler {
             .await
         {}
     });
+    let roles = Role::all(&shared.bootstrap);
     Box::new(move |stream, client, role, open| {
-        let (outbound, inbound) = (journeys.outbound.len(), journeys.inbound.len());
         let journeys = journeys.clone();
+        let journey: Pin<Box<dyn Future<Output = ()> + Send>> = match roles.get(role).map(|(role, _)| role) {
+            Some(Role::Outbound(index)) => match journeys.outbound.get(*index) {
+                Some(journey) => Box::pin(journey.clone().connection(stream, client)),
+                None => return,
+            },
+            Some(Role::Inbound { index, meshed }) => match journeys.inbound.get(*index) {
+                Some(journey) => Box::pin(journey.clone().connection(stream, client, *meshed)),
+                None => return,
+            },
+            Some(Role::Egress) => Box::pin(journeys.egress.clone().connection(stream, client)),
+            None => return,
+        };
         // Owned by the connection: it ends with the client, the limits, or the drain.
         tokio::spawn(async move {
             let _open = open;
-            if let Some(journey) = journeys.outbound.get(role) {
-                Box::pin(journey.clone().connection(stream, client)).await;
-            } else if let Some(journey) = journeys.inbound.get(role - outbound) {
-                Box::pin(journey.clone().connection(stream, client)).await;
-            } else if role == outbound + inbound {
-                Box::pin(journeys.egress.clone().connection(stream, client)).await;
-            }
+            journey.await;
         });
     })
 }

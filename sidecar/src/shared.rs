@@ -62,6 +62,7 @@ impl Shared {
             None => Proxy::new(name.clone()),
         };
         let mut own_listeners: Vec<_> = bootstrap.inbound.iter().map(|i| i.listen).collect();
+        own_listeners.extend(bootstrap.inbound.iter().filter_map(|i| i.mesh_listen));
         own_listeners.extend(bootstrap.outbound.iter().map(|o| o.listen));
         own_listeners.extend(bootstrap.http_proxy);
         Ok(Self {

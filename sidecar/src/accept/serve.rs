@@ -140,12 +140,20 @@ const PUT_DOWN: Duration = Duration::from_secs(1);
 /// Serves HTTP/1.0 and 1.1 until the connection ends.
 ///
 /// A connection without a request is put down: hyper's state and its two buffers of 8 KiB go, and come
-/// back with the client's next byte. Thousands of idle clients then cost little.
-pub async fn http1<I, S>(io: I, service: S, bounds: &Bounds, drain: &Drain) -> Result<(), hyper::Error>
+/// back with the client's next byte. Thousands of idle clients then cost little. After `leave` the
+/// connection takes no more requests.
+pub async fn http1<I, S>(
+    io: I,
+    service: S,
+    bounds: &Bounds,
+    drain: &Drain,
+    leave: impl Future<Output = ()>,
+) -> Result<(), hyper::Error>
 where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     S: Serve,
 {
+    tokio::pin!(leave);
     let limits = &bounds.limits;
     let watch = Arc::new(Watch::default());
     let started = Instant::now();
@@ -156,7 +164,7 @@ where
             inner: service.clone(),
             watch: Some(watch.clone()),
         };
-        client = match serve_http1(client, bridge, &watch, limits, started + age, drain).await? {
+        client = match serve_http1(client, bridge, &watch, limits, started + age, drain, leave.as_mut()).await? {
             Some(idle) => idle,
             None => return Ok(()),
         };
@@ -164,6 +172,7 @@ where
         let awake = tokio::select! {
             awake = client.awakened() => awake.unwrap_or(false),
             () = drain.reached(Phase::Closing) => false,
+            () = leave.as_mut() => false,
             () = tokio::time::sleep_until(until) => false,
         };
         if !awake {
@@ -182,6 +191,7 @@ async fn serve_http1<I, S>(
     limits: &Limits,
     until: Instant,
     drain: &Drain,
+    mut leave: Pin<&mut impl Future<Output = ()>>,
 ) -> Result<Option<Client<I>>, hyper::Error>
 where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -203,6 +213,10 @@ where
         tokio::select! {
             ended = &mut connection => return ended.map(|()| None),
             _ = draining.wait_for(|p| *p >= Phase::Closing), if !leaving => {
+                leaving = true;
+                Pin::new(&mut connection).graceful_shutdown();
+            }
+            () = leave.as_mut(), if !leaving => {
                 leaving = true;
                 Pin::new(&mut connection).graceful_shutdown();
             }
@@ -229,8 +243,14 @@ where
     }))
 }
 
-/// Serves HTTP/2 by prior knowledge until the connection ends.
-pub async fn http2<I, S>(io: I, service: S, bounds: &Bounds, drain: &Drain) -> Result<(), hyper::Error>
+/// Serves HTTP/2 by prior knowledge until the connection ends. After `leave` it takes no more requests.
+pub async fn http2<I, S>(
+    io: I,
+    service: S,
+    bounds: &Bounds,
+    drain: &Drain,
+    leave: impl Future<Output = ()>,
+) -> Result<(), hyper::Error>
 where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     S: Serve,
@@ -261,7 +281,7 @@ where
     tokio::pin!(connection);
     let mut draining = drain.watch();
     let age = tokio::time::sleep(jittered(limits.max_connection_age));
-    tokio::pin!(age);
+    tokio::pin!(age, leave);
     let mut leaving = false;
     loop {
         tokio::select! {
@@ -271,6 +291,10 @@ where
                 connection.as_mut().graceful_shutdown();
             }
             () = drain.reached(Phase::Ended), if leaving => return Ok(()),
+            () = leave.as_mut(), if !leaving => {
+                leaving = true;
+                connection.as_mut().graceful_shutdown();
+            }
             () = age.as_mut(), if !leaving => {
                 leaving = true;
                 connection.as_mut().graceful_shutdown();

@@ -5,17 +5,21 @@
 //! that many streams another connection opens. The connection window also sets h2's budget for small
 //! DATA frames (half of it), which a chatty gRPC stream would otherwise exhaust.
 
+use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
+use futures_util::task::AtomicWaker;
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::oneshot;
 
 use crate::forward::body::Body;
-use crate::forward::tap::Tap;
+use crate::identify::TlsError;
 
 /// Streams that one connection carries at a time.
 pub const MAX_STREAMS: usize = 128;
@@ -31,7 +35,34 @@ const _: () = assert!(
     "streams must not starve each other"
 );
 
-type Failed = Box<dyn std::error::Error + Send + Sync>;
+/// Why a connection did not begin to speak HTTP/2.
+#[derive(Debug)]
+pub(super) enum NotBegun {
+    /// TLS says why: a client hears only at its first read that its certificate was refused (RFC 8446 §4.4.2).
+    Tls(TlsError),
+    /// Anything else.
+    Other(Box<dyn std::error::Error + Send + Sync>),
+}
+
+impl<E: Into<Box<dyn std::error::Error + Send + Sync>>> From<E> for NotBegun {
+    fn from(error: E) -> Self {
+        Self::Other(error.into())
+    }
+}
+
+/// What a connection is made with.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Settings {
+    /// The peer is a sidecar: dead connections are found by pings. An app may refuse pings (traps: gRPC
+    /// servers do).
+    pub(super) meshed: bool,
+    /// How long it takes new streams.
+    pub(super) age: Duration,
+    /// How long the peer may take to begin.
+    pub(super) limit: Duration,
+    /// The generation of the own identity; 0 for plain connections.
+    pub(super) generation: u64,
+}
 
 /// A shared connection.
 #[derive(Debug)]
@@ -39,19 +70,24 @@ pub(super) struct Connection {
     sender: http2::SendRequest<Body>,
     pub(super) streams: AtomicUsize,
     pub(super) last_used: parking_lot::Mutex<Instant>,
+    /// Set while the socket takes no more bytes.
+    full: Arc<AtomicBool>,
     expires: Instant,
+    generation: u64,
 }
 
 impl Connection {
-    /// Speaks HTTP/2 by prior knowledge over a fresh connection that lives for `age`, and is ready within `limit`. Between sidecars
-    /// (`meshed`) dead connections are found by pings; an app may refuse pings (traps: gRPC servers do).
-    pub(super) async fn handshake(
-        stream: TcpStream,
-        meshed: bool,
-        age: Duration,
-        limit: Duration,
+    /// Speaks HTTP/2 by prior knowledge over a fresh connection. It is cut, with its streams, when
+    /// `barred` says why.
+    pub(super) async fn handshake<S>(
+        stream: S,
+        settings: &Settings,
+        barred: impl Future<Output = String> + Send + 'static,
         on_close: impl FnOnce() + Send + 'static,
-    ) -> Result<Arc<Self>, Failed> {
+    ) -> Result<Arc<Self>, NotBegun>
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
         let mut builder = http2::Builder::new(TokioExecutor::new());
         builder
             .timer(TokioTimer::new())
@@ -59,51 +95,148 @@ impl Connection {
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_send_buf_size(SEND_BUFFER)
             .max_header_list_size(64 * 1024);
-        if meshed {
+        if settings.meshed {
             builder
                 .keep_alive_interval(Duration::from_secs(15))
                 .keep_alive_timeout(Duration::from_secs(10));
         }
         let (told, greeted) = oneshot::channel();
-        let mut told = Some(told);
-        let stream = Tap::new(stream, move |_: &[u8]| {
+        let full = Arc::new(AtomicBool::new(false));
+        let cut = Arc::new(Cut::default());
+        let stream = Watched {
+            cut: cut.clone(),
+            stream,
             // The first bytes are the server's SETTINGS (RFC 9113 §3.4). Nobody waits for an app's.
-            let _waiting = told.take().map(|told| told.send(()));
-        });
+            greeting: Some(told),
+            full: full.clone(),
+        };
         let (sender, connection) = builder.handshake(TokioIo::new(stream)).await?;
         // Owned by the connection itself: it ends with the socket or with the last sender and stream.
         tokio::spawn(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(%error, "http/2 upstream connection ended");
+            tokio::select! {
+                ended = connection => if let Err(error) = ended {
+                    tracing::debug!(%error, "http/2 upstream connection ended");
+                },
+                why = barred => {
+                    tracing::warn!(why, "a connection to a peer was cut");
+                    cut.now();
+                }
             }
             on_close();
         });
-        if meshed {
+        if settings.meshed {
             // A sidecar that is leaving may never accept what its kernel accepted for it. Until its
             // SETTINGS tell that somebody is there nothing is sent, and so nothing is lost.
-            tokio::time::timeout(limit, greeted).await??;
+            if let Some(error) = tokio::time::timeout(settings.limit, greeted).await?? {
+                return Err(NotBegun::Tls(error));
+            }
         }
         let now = Instant::now();
         Ok(Arc::new(Self {
             sender,
             streams: AtomicUsize::new(0),
             last_used: parking_lot::Mutex::new(now),
-            expires: now + age,
+            full,
+            expires: now + settings.age,
+            generation: settings.generation,
         }))
     }
 
-    /// True when another stream may start.
-    pub(super) fn usable(&self, now: Instant) -> bool {
-        !self.sender.is_closed() && now < self.expires && self.streams.load(Relaxed) < MAX_STREAMS
+    /// True when another stream may start on a connection that is not retired.
+    pub(super) fn usable(&self) -> bool {
+        self.streams.load(Relaxed) < MAX_STREAMS
     }
 
-    /// True when nothing will start any more; the connection ends after its last stream.
-    pub(super) fn retired(&self, now: Instant) -> bool {
-        self.sender.is_closed() || now >= self.expires
+    /// True while the socket takes no more bytes.
+    pub(super) fn is_full(&self) -> bool {
+        self.full.load(Relaxed)
+    }
+
+    /// True when nothing will start any more, because of its age or because the own identity or what is
+    /// trusted is another than `generation`; the connection ends after its last stream.
+    pub(super) fn retired(&self, now: Instant, generation: u64) -> bool {
+        self.sender.is_closed() || now >= self.expires || self.generation != generation
     }
 
     /// A sender for one request.
     pub(super) fn sender(&self) -> http2::SendRequest<Body> {
         self.sender.clone()
+    }
+}
+
+/// Ends a connection whose streams hyper would see through to their ends.
+#[derive(Debug, Default)]
+struct Cut {
+    done: AtomicBool,
+    reader: AtomicWaker,
+}
+
+impl Cut {
+    fn now(&self) {
+        self.done.store(true, Relaxed);
+        self.reader.wake();
+    }
+}
+
+/// A stream that tells of its first byte, and of a socket that takes no more.
+#[derive(Debug)]
+struct Watched<S> {
+    stream: S,
+    cut: Arc<Cut>,
+    greeting: Option<oneshot::Sender<Option<TlsError>>>,
+    full: Arc<AtomicBool>,
+}
+
+impl<S> Watched<S> {
+    fn wrote(&self, result: &Poll<io::Result<usize>>) {
+        self.full.store(result.is_pending(), Relaxed);
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        self.cut.reader.register(cx.waker());
+        if self.cut.done.load(Relaxed) {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+        }
+        let result = ready!(Pin::new(&mut self.stream).poll_read(cx, buf));
+        if self.greeting.is_some() {
+            let refused = result.as_ref().err().and_then(TlsError::of);
+            if refused.is_some() || buf.filled().len() > before {
+                let _waiting = self.greeting.take().map(|told| told.send(refused));
+            }
+        }
+        Poll::Ready(result)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let result = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.wrote(&result);
+        result
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let result = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        self.wrote(&result);
+        result
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }

@@ -43,7 +43,7 @@ impl Lease {
     /// The endpoint's address.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
-        self.upstream.address
+        self.upstream.route.address
     }
 
     /// Acknowledges what has arrived. An app that writes head and body apart waits for that with its

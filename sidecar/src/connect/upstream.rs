@@ -3,20 +3,29 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use http::{Request, Response};
 use hyper::body::Incoming;
 use parking_lot::Mutex;
 
-use super::dial::{DialError, dial};
+use super::dial::dial;
+use super::http2::NotBegun;
 use super::lease::{Held, Lease};
+use super::secure::{Security, Unconnected, barred, secured};
 use super::{http1, http2};
 use crate::balance::ewma::PeakEwma;
 use crate::contain::{self, Place};
 use crate::forward::body::Body;
+use crate::identify::Alpn;
 use crate::observe::{Gauge, Stats};
 use crate::policy::retry::Failure;
+use crate::reason::Reason;
+use crate::shared::Shared;
+
+/// Connections to one endpoint that exist because one alone does not carry enough bytes. More exist only
+/// when all their streams are taken.
+const SIDE_BY_SIDE: usize = 4;
 
 /// What the endpoint's listener speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,25 +38,36 @@ pub enum Wire {
     Mesh,
 }
 
-/// One endpoint as one worker sees it.
-#[derive(Debug)]
-pub struct Upstream {
+/// How an endpoint is reached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Route {
     /// Where it listens.
     pub address: SocketAddr,
     /// What it speaks.
     pub wire: Wire,
+    /// How connections are protected.
+    pub security: Security,
     /// Relative share of requests.
     pub weight: u32,
+    /// Bound on making one connection, its handshake included.
+    pub connect_timeout: Duration,
+    /// Connections that are older take no more requests.
+    pub max_age: Duration,
+}
+
+/// One endpoint as one worker sees it.
+#[derive(Debug)]
+pub struct Upstream {
+    /// How it is reached.
+    pub route: Route,
     /// Requests and opaque connections without an end yet.
     pub(super) in_flight: AtomicU32,
     load: Mutex<PeakEwma>,
     idle: Mutex<Vec<http1::Connection>>,
-    shared: Mutex<Vec<Arc<http2::Connection>>>,
+    streams: Mutex<Vec<Arc<http2::Connection>>>,
     /// One dial at a time for a shared connection: a burst makes one connection, not many.
     dialling: tokio::sync::Mutex<()>,
-    connect_timeout: Duration,
-    max_age: Duration,
-    stats: Arc<Stats>,
+    shared: Arc<Shared>,
 }
 
 /// Why a request has no answer.
@@ -57,8 +77,8 @@ pub struct SendError {
     pub failure: Failure,
     /// The request, when not one byte of it was accepted.
     pub request: Option<Request<Body>>,
-    /// No connection could be made at all.
-    pub unconnected: bool,
+    /// Why no connection could be made at all.
+    pub unconnected: Option<Reason>,
     /// What happened.
     pub source: Box<dyn std::error::Error + Send + Sync>,
 }
@@ -66,33 +86,24 @@ pub struct SendError {
 impl Upstream {
     /// An endpoint without connections; nothing is dialled before the first request.
     #[must_use]
-    pub fn new(
-        address: SocketAddr,
-        wire: Wire,
-        weight: u32,
-        connect_timeout: Duration,
-        max_age: Duration,
-        stats: Arc<Stats>,
-    ) -> Self {
+    pub fn new(route: Route, shared: Arc<Shared>) -> Self {
         Self {
-            address,
-            wire,
-            weight,
+            route,
             in_flight: AtomicU32::new(0),
             load: Mutex::new(PeakEwma::new(Instant::now())),
             idle: Mutex::new(Vec::new()),
-            shared: Mutex::new(Vec::new()),
+            streams: Mutex::new(Vec::new()),
             dialling: tokio::sync::Mutex::new(()),
-            connect_timeout,
-            max_age,
-            stats,
+            shared,
         }
     }
 
     /// Peak-EWMA latency times requests; lower is better.
     #[must_use]
     pub fn load(&self, now: Instant) -> f64 {
-        self.load.lock().load(now, self.in_flight.load(Relaxed), self.weight)
+        self.load
+            .lock()
+            .load(now, self.in_flight.load(Relaxed), self.route.weight)
     }
 
     /// Takes in how long the head of an answer took.
@@ -113,18 +124,23 @@ impl Upstream {
     /// # Cancel safety
     /// Dropping the future resets the stream or closes the connection: the upstream sees it.
     pub async fn send(self: &Arc<Self>, request: Request<Body>) -> Result<(Response<Incoming>, Lease), SendError> {
-        match self.wire {
+        match self.route.wire {
             Wire::Http1 => self.send_http1(request).await,
             Wire::Http2 | Wire::Mesh => self.send_http2(request).await,
         }
     }
 
-    /// Connects an opaque stream.
+    /// Connects a plain stream: opaque bytes, or HTTP to what is no sidecar.
     ///
     /// # Errors
-    /// When nobody accepts within the connect time-out.
-    pub async fn connect(&self) -> Result<tokio::net::TcpStream, DialError> {
-        dial(self.address, self.connect_timeout).await
+    /// When nobody accepts within the connect time-out, or the endpoint must not be spoken to in plain.
+    pub async fn connect(&self) -> Result<tokio::net::TcpStream, Unconnected> {
+        let why = match self.route.security {
+            Security::Plain => return Ok(dial(self.route.address, self.route.connect_timeout).await?),
+            Security::Mutual(_) => "it takes nothing but mutual TLS",
+            Security::Impossible(why) => why,
+        };
+        Err(Unconnected::Impossible(self.route.address, why))
     }
 
     async fn send_http1(
@@ -142,7 +158,7 @@ impl Upstream {
             };
             let mut lease = Lease::new(self.clone(), Held::Http1(Some(connection)));
             let Some(connection) = lease.http1() else {
-                return Err(SendError::never(request, "the connection is gone".into()));
+                return Err(SendError::unsent(request, "the connection is gone".into()));
             };
             match connection.sender.try_send_request(request).await {
                 Ok(response) => return Ok((response, lease)),
@@ -150,10 +166,7 @@ impl Upstream {
                     // A pooled connection that ended before it took the request says nothing of the endpoint.
                     Some(back) if !fresh => request = back,
                     Some(back) => {
-                        return Err(SendError {
-                            unconnected: false,
-                            ..SendError::never(back, error.into_error().into())
-                        });
+                        return Err(SendError::unsent(back, error.into_error().into()));
                     }
                     None => return Err(SendError::after(error.into_error())),
                 },
@@ -181,16 +194,13 @@ impl Upstream {
                 Err(mut error) => match error.take_message() {
                     Some(back) if !fresh => request = back,
                     Some(back) => {
-                        return Err(SendError {
-                            unconnected: false,
-                            ..SendError::never(back, error.into_error().into())
-                        });
+                        return Err(SendError::unsent(back, error.into_error().into()));
                     }
                     None => return Err(SendError::after(error.into_error())),
                 },
             }
         }
-        Err(SendError::never(
+        Err(SendError::unsent(
             request,
             "every connection closed before it took the request".into(),
         ))
@@ -231,62 +241,117 @@ impl Upstream {
         }
     }
 
-    async fn open_http1(&self) -> Result<http1::Connection, Box<dyn std::error::Error + Send + Sync>> {
-        let stream = dial(self.address, self.connect_timeout).await?;
-        Ok(http1::Connection::handshake(stream, self.stats.clone(), self.counted()).await?)
+    async fn open_http1(&self) -> Result<http1::Connection, Unconnected> {
+        let stream = self.connect().await?;
+        http1::Connection::handshake(stream, self.shared.stats.clone(), self.counted())
+            .await
+            .map_err(|e| Unconnected::Mute(self.route.address, e.into()))
     }
 
+    /// A connection that takes another stream; none when another connection has to be opened.
     fn take_shared(&self) -> Option<Arc<http2::Connection>> {
         let now = Instant::now();
-        let mut shared = self.shared.lock();
+        let generation = self.generation();
+        let mut streams = self.streams.lock();
         contain::here(Place::Lock);
-        shared.retain(|c| !c.retired(now));
-        shared.iter().find(|c| c.usable(now)).cloned()
+        streams.retain(|c| !c.retired(now, generation));
+        let mut usable = streams.iter().filter(|c| c.usable());
+        let first = usable.next()?;
+        if !first.is_full() {
+            return Some(first.clone());
+        }
+        // One connection's throughput is used up: its socket takes no more bytes.
+        match usable.find(|c| !c.is_full()) {
+            Some(other) => Some(other.clone()),
+            None if streams.len() < SIDE_BY_SIDE => None,
+            None => Some(first.clone()),
+        }
     }
 
-    async fn open_http2(&self) -> Result<Arc<http2::Connection>, Box<dyn std::error::Error + Send + Sync>> {
+    /// The generation that connections must have.
+    fn generation(&self) -> u64 {
+        match self.route.security {
+            Security::Mutual(_) => self.shared.identity.generation(),
+            Security::Plain | Security::Impossible(_) => 0,
+        }
+    }
+
+    async fn open_http2(&self) -> Result<Arc<http2::Connection>, Unconnected> {
         let _one = self.dialling.lock().await;
         if let Some(made_meanwhile) = self.take_shared() {
             return Ok(made_meanwhile);
         }
-        let stream = dial(self.address, self.connect_timeout).await?;
+        let route = &self.route;
         // A tenth of jitter: connections made together do not end together.
-        let age = self.max_age.mul_f64(0.9 + 0.2 * fastrand::f64());
-        let connection = http2::Connection::handshake(
-            stream,
-            self.wire == Wire::Mesh,
-            age,
-            self.connect_timeout,
-            self.counted(),
-        )
-        .await?;
-        self.shared.lock().push(connection.clone());
+        let mut settings = http2::Settings {
+            meshed: route.wire == Wire::Mesh,
+            age: route.max_age.mul_f64(0.9 + 0.2 * fastrand::f64()),
+            limit: route.connect_timeout,
+            generation: 0,
+        };
+        let connection = match &route.security {
+            Security::Mutual(service) => {
+                let identity = &self.shared.identity;
+                let made = secured(route.address, service, Alpn::H2, route.connect_timeout, identity).await?;
+                // Streams that live longer than the peer's certificate would be cut: begin them elsewhere.
+                let left = made
+                    .peer
+                    .not_after
+                    .duration_since(SystemTime::now())
+                    .unwrap_or_default();
+                settings.age = settings.age.min(left.mul_f64(0.8));
+                settings.generation = made.generation;
+                let (shared, peer) = (self.shared.clone(), made.peer);
+                let barred = async move { barred(&shared.identity, &peer).await.to_string() };
+                http2::Connection::handshake(made.stream, &settings, barred, self.counted()).await
+            }
+            Security::Plain | Security::Impossible(_) => {
+                let stream = self.connect().await?;
+                http2::Connection::handshake(stream, &settings, std::future::pending(), self.counted()).await
+            }
+        };
+        let connection = connection.map_err(|error| self.not_begun(error))?;
+        self.streams.lock().push(connection.clone());
         Ok(connection)
+    }
+
+    fn not_begun(&self, error: NotBegun) -> Unconnected {
+        let address = self.route.address;
+        match (error, &self.route.security) {
+            (NotBegun::Tls(error), Security::Mutual(service)) => Unconnected::Tls {
+                service: service.clone(),
+                address,
+                error,
+            },
+            (NotBegun::Tls(error), _) => Unconnected::Mute(address, error.into()),
+            (NotBegun::Other(source), _) => Unconnected::Mute(address, source),
+        }
     }
 
     /// Counts an open connection until the returned closure runs.
     fn counted(&self) -> impl FnOnce() + Send + 'static {
-        self.stats.add(Gauge::UpstreamConnections, 1);
-        let counted = Counted(self.stats.clone());
+        self.shared.stats.add(Gauge::UpstreamConnections, 1);
+        let counted = Counted(self.shared.stats.clone());
         move || drop(counted)
     }
 
     /// True while a connection is kept.
     #[must_use]
     pub fn has_connections(&self) -> bool {
-        !self.idle.lock().is_empty() || !self.shared.lock().is_empty()
+        !self.idle.lock().is_empty() || !self.streams.lock().is_empty()
     }
 
     /// Closes connections that nobody used for `idle`. Called now and then, not per request.
     pub fn prune(&self, now: Instant, idle: Duration) {
+        let generation = self.generation();
         self.idle
             .lock()
             .retain(|c| now.saturating_duration_since(c.idle_since) <= http1::IDLE && !c.sender.is_closed());
-        let mut shared = self.shared.lock();
+        let mut streams = self.streams.lock();
         contain::here(Place::Pool);
-        shared.retain(|c| {
+        streams.retain(|c| {
             let unused = c.streams.load(Relaxed) == 0 && now.saturating_duration_since(*c.last_used.lock()) > idle;
-            !(unused || c.retired(now))
+            !(unused || c.retired(now, generation))
         });
     }
 }
@@ -301,11 +366,18 @@ impl Drop for Counted {
 }
 
 impl SendError {
-    fn never(request: Request<Body>, source: Box<dyn std::error::Error + Send + Sync>) -> Self {
+    fn never(request: Request<Body>, source: Unconnected) -> Self {
+        Self {
+            unconnected: Some(source.reason()),
+            ..Self::unsent(request, source.into())
+        }
+    }
+
+    fn unsent(request: Request<Body>, source: Box<dyn std::error::Error + Send + Sync>) -> Self {
         Self {
             failure: Failure::NeverSent,
             request: Some(request),
-            unconnected: true,
+            unconnected: None,
             source,
         }
     }
@@ -314,7 +386,7 @@ impl SendError {
         Self {
             failure: classify(&error),
             request: None,
-            unconnected: false,
+            unconnected: None,
             source: error.into(),
         }
     }

@@ -11,7 +11,7 @@ use hyper::body::Incoming;
 use parking_lot::Mutex;
 use tokio::net::TcpStream;
 
-use crate::connect::{self, Upstream, Wire};
+use crate::connect::{self, Route, Security, Upstream, Wire};
 use crate::exchange::Exchange;
 use crate::forward::body::Body;
 use crate::forward::replay::Source;
@@ -114,14 +114,15 @@ impl External {
         let age = self.shared.directory.proxy().limits.max_connection_age;
         all.entry(address)
             .or_insert_with(|| {
-                Arc::new(Upstream::new(
+                let route = Route {
                     address,
-                    Wire::Http1,
-                    1,
-                    CONNECT,
-                    age,
-                    self.shared.stats.clone(),
-                ))
+                    wire: Wire::Http1,
+                    security: Security::Plain,
+                    weight: 1,
+                    connect_timeout: CONNECT,
+                    max_age: age,
+                };
+                Arc::new(Upstream::new(route, self.shared.clone()))
             })
             .clone()
     }

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 
+use super::fields;
 use super::replay::Replay;
 use crate::exchange::Exchange;
 
@@ -110,6 +111,12 @@ impl Body {
     }
 }
 
+/// What the client gets instead of the rest when the rules allow it no longer.
+fn cancelled(exchange: &mut Exchange) -> BodyError {
+    exchange.cut();
+    h2::Error::from(h2::Reason::CANCEL).into()
+}
+
 impl Kind {
     fn is_end_stream(&self) -> bool {
         match self {
@@ -127,6 +134,9 @@ impl http_body::Body for Body {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = &mut *self;
+        if let Some(exchange) = this.exchange.as_mut().filter(|e| e.is_cut()) {
+            return Poll::Ready(Some(Err(cancelled(exchange))));
+        }
         let frame = match &mut this.kind {
             Kind::Empty => None,
             Kind::Full(bytes) => {
@@ -137,8 +147,11 @@ impl http_body::Body for Body {
             Kind::Incoming(body) => match Pin::new(body).poll_frame(cx) {
                 Poll::Ready(frame) => frame.map(|r| r.map_err(BodyError::from)),
                 Poll::Pending => {
-                    if let Some(exchange) = &this.exchange {
+                    if let Some(exchange) = &mut this.exchange {
                         exchange.awaits_more();
+                        if exchange.poll_cut(cx).is_ready() {
+                            return Poll::Ready(Some(Err(cancelled(exchange))));
+                        }
                     }
                     let Some(cut) = &mut this.cut else { return Poll::Pending };
                     ready!(cut.as_mut().poll(cx));
@@ -148,6 +161,13 @@ impl http_body::Body for Body {
             },
             Kind::Replay(body) => ready!(body.poll_frame(cx)).map(|r| r.map_err(BodyError::from)),
         };
+        let mut frame = frame;
+        if let Some(Ok(frame)) = &mut frame
+            && let Some(trailers) = frame.trailers_mut()
+        {
+            // They mean what fields of the head mean (RFC 9110 §6.5.1).
+            fields::strip_ours(trailers);
+        }
         if let Some(exchange) = &mut this.exchange {
             match &frame {
                 None => exchange.ended(None),

@@ -1,17 +1,61 @@
 //! Header fields: what belongs to one hop only, and what has to be joined again.
 
 use http::header::{
-    CONNECTION, COOKIE, HeaderMap, HeaderName, HeaderValue, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE,
+    CONNECTION, COOKIE, HOST, HeaderMap, HeaderName, HeaderValue, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE,
     TRANSFER_ENCODING, UPGRADE,
 };
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 
-/// Removes what belongs to one hop only (RFC 9110 §7.6.1). `TE: trailers` stays.
-pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    // Most messages have none of these; a look-up is cheaper than a removal that finds nothing.
-    if headers.contains_key(CONNECTION) {
+/// How the mesh's own fields begin. They mean something only between two sidecars and from a sidecar to
+/// its own app or client: what anybody else sends under such a name is removed.
+const OURS: &[u8] = b"outrigger";
+
+/// Whether a field is the mesh's own. With an underscore too: servers that give fields to their programs as
+/// variables (RFC 3875 §4.1.18) make one of both spellings.
+fn is_ours(name: &[u8]) -> bool {
+    name.starts_with(OURS) && matches!(name.get(OURS.len()), Some(b'-' | b'_'))
+}
+
+/// What one walk over a message's fields finds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Found {
+    /// Fields called `Host`.
+    pub hosts: usize,
+    connection: bool,
+    /// Other fields of one hop.
+    hop: bool,
+    te: bool,
+    ours: bool,
+}
+
+/// Walks over the fields once; most messages have nothing to remove, and then nothing else is looked up.
+#[must_use]
+pub fn find(headers: &HeaderMap) -> Found {
+    let mut found = Found::default();
+    for (name, _) in headers {
+        // By the first byte: a comparison of names costs more than this.
+        let text = name.as_str().as_bytes();
+        match text.first() {
+            Some(b'c') => found.connection |= name == CONNECTION,
+            Some(b'h') => found.hosts += usize::from(name == HOST),
+            Some(b'k' | b'p' | b'u') => found.hop |= [KEEP_ALIVE, PROXY_CONNECTION, UPGRADE].contains(name),
+            Some(b'o') => found.ours |= is_ours(text),
+            Some(b't') => {
+                found.te |= name == TE;
+                found.hop |= name == TRANSFER_ENCODING;
+            }
+            _ => {}
+        }
+    }
+    found
+}
+
+/// Removes what belongs to one hop only (RFC 9110 §7.6.1), where `TE: trailers` stays, and the mesh's own
+/// fields. What these say has to be read before.
+pub fn strip(headers: &mut HeaderMap, found: Found) {
+    if found.connection {
         let listed: Vec<HeaderName> = headers
             .get_all(CONNECTION)
             .iter()
@@ -26,12 +70,15 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
             }
         }
     }
-    for name in [KEEP_ALIVE, PROXY_CONNECTION, UPGRADE, TRANSFER_ENCODING] {
-        if headers.contains_key(&name) {
+    if found.hop {
+        for name in [KEEP_ALIVE, PROXY_CONNECTION, UPGRADE, TRANSFER_ENCODING] {
             headers.remove(name);
         }
     }
-    if let Some(te) = headers.get(TE) {
+    if found.ours {
+        strip_ours(headers);
+    }
+    if let Some(te) = headers.get(TE).filter(|_| found.te) {
         // RFC 9110 §10.1.4: TE describes this hop; only `trailers` may pass on (RFC 9113 §8.2.2).
         let trailers = te
             .to_str()
@@ -41,6 +88,18 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
         } else {
             headers.remove(TE);
         }
+    }
+}
+
+/// Removes the mesh's own fields.
+pub fn strip_ours(headers: &mut HeaderMap) {
+    let ours: Vec<HeaderName> = headers
+        .keys()
+        .filter(|name| is_ours(name.as_str().as_bytes()))
+        .cloned()
+        .collect();
+    for name in ours {
+        headers.remove(name);
     }
 }
 
@@ -96,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn hop_by_hop_fields_go_and_all_others_stay() {
+    fn fields_of_one_hop_and_our_own_go_and_all_others_stay() {
         let mut headers = map(&[
             ("connection", "close, X-Private"),
             ("x-private", "1"),
@@ -104,10 +163,26 @@ mod tests {
             ("te", "gzip, Trailers"),
             ("transfer-encoding", "chunked"),
             ("upgrade", "h2c"),
+            ("outrigger-caller", "spiffe://forged"),
+            ("outrigger-anything", "1"),
+            ("outrigger_caller", "spiffe://forged"),
             ("x-mine", "2"),
+            ("outrigged", "3"),
+            ("host", "h"),
         ]);
-        strip_hop_by_hop(&mut headers);
-        assert_eq!(headers, map(&[("te", "trailers"), ("x-mine", "2")]));
+        let found = find(&headers);
+        assert_eq!(found.hosts, 1);
+        strip(&mut headers, found);
+        let kept = [("te", "trailers"), ("x-mine", "2"), ("outrigged", "3"), ("host", "h")];
+        assert_eq!(headers, map(&kept));
+        assert_eq!(
+            find(&headers),
+            Found {
+                hosts: 1,
+                te: true,
+                ..Found::default()
+            }
+        );
     }
 
     #[test]

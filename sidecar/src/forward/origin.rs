@@ -2,7 +2,8 @@
 //!
 //! `outrigger-origin` holds the original version, then `;chunked` when the body came in chunks and
 //! `;upgrade` when the request asked for one. It is set by the sidecar of the caller, read and removed
-//! by the sidecar of the callee, and never passed to or taken from an app.
+//! by the sidecar of the callee, and never passed to or taken from an app, whose fields of such names are
+//! removed ([`super::fields`]).
 
 use http::Version;
 use http::header::{HeaderMap, HeaderName, HeaderValue, TRANSFER_ENCODING};
@@ -44,9 +45,10 @@ impl Origin {
         })
     }
 
-    /// Takes the field out of `headers`; none when it is absent or not one of ours.
-    pub fn take(headers: &mut HeaderMap) -> Option<Self> {
-        let value = headers.remove(ORIGIN)?;
+    /// Reads the field that a sidecar set; none when it is absent or says nothing that we know.
+    #[must_use]
+    pub fn of_sidecar(headers: &HeaderMap) -> Option<Self> {
+        let value = headers.get(ORIGIN)?;
         let (version, chunked, upgrade) = match value.as_bytes() {
             b"1.0" => (Version::HTTP_10, false, false),
             b"1.1" => (Version::HTTP_11, false, false),
@@ -81,17 +83,15 @@ mod tests {
                 };
                 let mut headers = HeaderMap::new();
                 headers.insert(ORIGIN, origin.to_value());
-                assert_eq!(Origin::take(&mut headers), Some(origin));
-                assert!(headers.is_empty());
+                assert_eq!(Origin::of_sidecar(&headers), Some(origin));
             }
         }
     }
 
     #[test]
-    fn anything_else_is_removed_and_ignored() {
+    fn anything_else_is_ignored() {
         let mut headers = HeaderMap::new();
         headers.insert(ORIGIN, HeaderValue::from_static("3.0;evil"));
-        assert_eq!(Origin::take(&mut headers), None);
-        assert!(headers.is_empty());
+        assert_eq!(Origin::of_sidecar(&headers), None);
     }
 }

@@ -60,15 +60,12 @@ impl Plan {
     /// When the request asks for what only a proxy does.
     pub fn read(parts: &mut Parts, trusted: bool) -> Result<Self, Unplannable> {
         let headers = &mut parts.headers;
-        let hosts = if parts.version < Version::HTTP_2 {
-            headers.get_all(HOST).iter().take(2).count()
-        } else {
-            1
-        };
-        if hosts > 1 || (hosts == 0 && parts.version == Version::HTTP_11) {
+        let found = fields::find(headers);
+        let http1 = parts.version < Version::HTTP_2;
+        if http1 && (found.hosts > 1 || (found.hosts == 0 && parts.version == Version::HTTP_11)) {
             return Err(Unplannable::Host);
         }
-        let told = Origin::take(headers).filter(|_| trusted);
+        let told = Origin::of_sidecar(headers).filter(|_| trusted);
         let origin = told.unwrap_or_else(|| Origin::of(parts.version, headers));
         let mut method = parts.method.clone();
         let upgrade = match parts.version {
@@ -83,7 +80,7 @@ impl Plan {
             _ if method == Method::CONNECT => return Err(Unplannable::Connect),
             _ => fields::upgrade_token(headers),
         };
-        fields::strip_hop_by_hop(headers);
+        fields::strip(headers, found);
         let path = parts
             .uri
             .path_and_query()
@@ -115,10 +112,11 @@ impl Plan {
     pub fn dress(&self, request: &mut Request<Body>, wire: Wire, fallback: &Authority) {
         let from_http1 = self.origin.version < Version::HTTP_2;
         *request.method_mut() = self.method.clone();
-        request.headers_mut().remove(ORIGIN);
         match wire {
             Wire::Http1 => self.dress_http1(request, fallback),
             Wire::Http2 => {
+                // An earlier try may have gone to a sidecar.
+                request.headers_mut().remove(ORIGIN);
                 *request.version_mut() = Version::HTTP_2;
                 let host = request.headers_mut().remove(HOST);
                 let named = self.authority.clone().filter(|_| !from_http1);
@@ -159,6 +157,8 @@ impl Plan {
         let from_http2 = self.origin.version == Version::HTTP_2;
         let empty = request.body().is_empty();
         let headers = request.headers_mut();
+        // An earlier try may have gone to a sidecar.
+        headers.remove(ORIGIN);
         if !headers.contains_key(HOST) && !old {
             // RFC 9113 §8.3.1: the authority becomes Host.
             let authority = self.authority.as_ref().filter(|_| from_http2).unwrap_or(fallback);
@@ -182,7 +182,9 @@ impl Plan {
     pub fn receive<B>(&self, response: &mut Response<B>, wire: Wire) -> bool {
         match wire {
             Wire::Mesh => {
-                let origin = Origin::take(response.headers_mut());
+                let headers = response.headers_mut();
+                let origin = Origin::of_sidecar(headers);
+                headers.remove(ORIGIN);
                 if self.upgrade.is_none() {
                     return false;
                 }
@@ -206,8 +208,8 @@ impl Plan {
                 } else {
                     None
                 };
-                fields::strip_hop_by_hop(response.headers_mut());
-                response.headers_mut().remove(ORIGIN);
+                let found = fields::find(response.headers());
+                fields::strip(response.headers_mut(), found);
                 if granted {
                     self.grant(response.headers_mut());
                     if let Some(token) = token {

@@ -25,7 +25,11 @@ pub fn join(client: OnUpgrade, upstream: OnUpgrade, mut exchange: Exchange) {
             exchange.broken();
             return;
         };
-        let (_, result) = copy::both(&mut TokioIo::new(client), &mut TokioIo::new(upstream)).await;
+        let (mut client, mut upstream) = (TokioIo::new(client), TokioIo::new(upstream));
+        let result = tokio::select! {
+            (_, result) = copy::both(&mut client, &mut upstream) => result,
+            () = std::future::poll_fn(|cx| exchange.poll_cut(cx)) => return exchange.cut(),
+        };
         match result {
             Ok(()) => exchange.ended(None),
             Err(_) => exchange.broken(),

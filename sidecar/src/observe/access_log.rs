@@ -39,6 +39,12 @@ pub struct Record {
     pub grpc_status: Option<i32>,
     /// Why the mesh answered by itself.
     pub reason: Option<&'static str>,
+    /// Inbound: who called, when it proved it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub caller: Option<String>,
+    /// Inbound: the rule that allowed the request or did not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rule: Option<String>,
     /// Tries sent upstream.
     pub tries: u32,
     /// From the request's head to the end of the answer.

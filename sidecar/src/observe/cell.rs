@@ -31,6 +31,8 @@ pub struct Cell {
     cancelled: AtomicU64,
     connections: AtomicU64,
     connections_open: AtomicU64,
+    connections_secured: AtomicU64,
+    requests_secured: AtomicU64,
     bytes_in: AtomicU64,
     bytes_out: AtomicU64,
     reasons: [AtomicU64; Reason::COUNT],
@@ -66,6 +68,10 @@ pub struct CellSnapshot {
     pub connections: u64,
     /// Client connections open now.
     pub connections_open: u64,
+    /// Client connections that began with mutual TLS; the others were plain.
+    pub connections_secured: u64,
+    /// Requests that crossed the mesh inside mutual TLS; the others went in plain.
+    pub requests_secured: u64,
     /// Bytes from the client, opaque connections only.
     pub bytes_in: u64,
     /// Bytes to the client, opaque connections only.
@@ -118,6 +124,14 @@ impl Cell {
         add(&self.connections_open, 1);
         OpenConnection(self.clone())
     }
+    /// A client connection is secured by mutual TLS.
+    pub fn secured(&self) {
+        add(&self.connections_secured, 1);
+    }
+    /// A request crosses the mesh inside mutual TLS.
+    pub fn secured_request(&self) {
+        add(&self.requests_secured, 1);
+    }
     /// Opaque bytes moved.
     pub fn moved(&self, from_client: u64, to_client: u64) {
         add(&self.bytes_in, from_client);
@@ -135,6 +149,8 @@ impl Cell {
             (&self.cancelled, &mut into.cancelled),
             (&self.connections, &mut into.connections),
             (&self.connections_open, &mut into.connections_open),
+            (&self.connections_secured, &mut into.connections_secured),
+            (&self.requests_secured, &mut into.requests_secured),
             (&self.bytes_in, &mut into.bytes_in),
             (&self.bytes_out, &mut into.bytes_out),
         ];

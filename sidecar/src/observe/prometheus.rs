@@ -29,7 +29,7 @@ pub struct Process {
 /// A value counted per cell: name, type, help.
 type Column = (&'static str, &'static str, &'static str, fn(&CellSnapshot) -> u64);
 
-const COLUMNS: [Column; 5] = [
+const COLUMNS: [Column; 7] = [
     ("outrigger_requests_total", "counter", "Requests that began.", |c| {
         c.requests
     }),
@@ -51,6 +51,18 @@ const COLUMNS: [Column; 5] = [
         "gauge",
         "Client connections open now.",
         |c| c.connections_open,
+    ),
+    (
+        "outrigger_secured_connections_total",
+        "counter",
+        "Client connections that began with mutual TLS; the others were plain.",
+        |c| c.connections_secured,
+    ),
+    (
+        "outrigger_secured_requests_total",
+        "counter",
+        "Requests that crossed the mesh inside mutual TLS; the others went in plain.",
+        |c| c.requests_secured,
     ),
 ];
 

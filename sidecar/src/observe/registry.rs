@@ -68,11 +68,15 @@ pub enum Gauge {
     IdentityRenewals,
     /// Tries to get a certificate that failed.
     IdentityRenewalFailures,
+    /// TLS handshakes of clients that failed.
+    HandshakesFailed,
+    /// Requests and connections that only `audit` let through.
+    Audited,
 }
 
 impl Gauge {
     /// All, with metric name and help text.
-    pub const ALL: [(Self, &'static str, &'static str, &'static str); 13] = [
+    pub const ALL: [(Self, &'static str, &'static str, &'static str); 15] = [
         (
             Self::ConnectionsRefused,
             "outrigger_connections_refused_total",
@@ -150,6 +154,18 @@ impl Gauge {
             "outrigger_identity_renewal_failures_total",
             "counter",
             "Tries to get a certificate that failed.",
+        ),
+        (
+            Self::HandshakesFailed,
+            "outrigger_handshakes_failed_total",
+            "counter",
+            "TLS handshakes of clients that failed.",
+        ),
+        (
+            Self::Audited,
+            "outrigger_access_audited_total",
+            "counter",
+            "Requests and connections that only audit let through.",
         ),
     ];
 }

@@ -7,12 +7,12 @@ use std::time::{Duration, Instant};
 
 use http::uri::Authority;
 use outrigger_proto::features;
-use outrigger_proto::model::{Endpoint, Protocol};
+use outrigger_proto::model::{Endpoint, Mode, Protocol, Service};
 use parking_lot::Mutex;
 use smallvec::SmallVec;
 
 use crate::balance::p2c;
-use crate::connect::{Upstream, Wire};
+use crate::connect::{Route, Security, Upstream, Wire};
 use crate::directory::{Destination, Known, View};
 use crate::observe::{Cell, Direction, Key};
 use crate::reason::Reason;
@@ -114,30 +114,32 @@ impl Cluster {
             None => view.service.ports.first(),
         };
         let port = port.ok_or(Reason::UnknownPort)?;
+        let max_age = self.shared.directory.proxy().limits.max_connection_age;
         let mut slot = self.resolved.lock();
         let old = slot.as_ref().map_or(&[][..], |r| &r.endpoints);
         let endpoints = view
             .endpoints
             .iter()
             .filter_map(|endpoint| {
-                let address = endpoint.socket(&port.name)?;
-                let wire = wire(endpoint, port.protocol);
+                let security = security(endpoint, &view.service);
+                let address = match security {
+                    Security::Mutual(_) => endpoint.mesh_socket(&port.name)?,
+                    Security::Plain | Security::Impossible(_) => endpoint.socket(&port.name)?,
+                };
+                let route = Route {
+                    address,
+                    wire: wire(endpoint, port.protocol),
+                    security,
+                    weight: endpoint.weight,
+                    connect_timeout: view.service.connect_timeout,
+                    max_age,
+                };
                 let same = |t: &&Target| {
-                    t.endpoint.name == endpoint.name
-                        && t.endpoint.epoch == endpoint.epoch
-                        && t.endpoint.weight == endpoint.weight
-                        && (t.upstream.address, t.upstream.wire) == (address, wire)
+                    t.endpoint.name == endpoint.name && t.endpoint.epoch == endpoint.epoch && t.upstream.route == route
                 };
                 let upstream = match old.iter().find(same) {
                     Some(kept) => kept.upstream.clone(),
-                    None => Arc::new(Upstream::new(
-                        address,
-                        wire,
-                        endpoint.weight,
-                        view.service.connect_timeout,
-                        self.shared.directory.proxy().limits.max_connection_age,
-                        self.shared.stats.clone(),
-                    )),
+                    None => Arc::new(Upstream::new(route, self.shared.clone())),
                 };
                 Some(Target {
                     endpoint: endpoint.clone(),
@@ -175,6 +177,22 @@ impl Resolved {
         );
         let picked = fresh.or_else(|| p2c::pick(self.endpoints.len(), |k| fastrand::usize(..k), load))?;
         Some((picked, &self.endpoints.get(picked)?.upstream))
+    }
+}
+
+/// How an endpoint is spoken to: never in plain when the service's mode says TLS.
+fn security(endpoint: &Endpoint, service: &Service) -> Security {
+    match service.mode {
+        Mode::Off => Security::Plain,
+        Mode::Strict | Mode::Permissive if endpoint.meshed && endpoint.has(features::MTLS) => {
+            Security::Mutual(service.name.clone())
+        }
+        // Still on its way into the mesh.
+        Mode::Permissive => Security::Plain,
+        Mode::Strict if endpoint.meshed => {
+            Security::Impossible("its sidecar is too old for mutual TLS, and the service's mode is strict")
+        }
+        Mode::Strict => Security::Impossible("it has no sidecar, and the service's mode is strict"),
     }
 }
 

@@ -69,7 +69,7 @@ impl Outbound {
                     upstream.penalize(Instant::now());
                     tracing::debug!(%error, "try failed");
                     if verdict(Failure::NeverSent, tried.len(), resolved.endpoints.len(), true) == Verdict::GiveUp {
-                        return Err(Reason::ConnectFailed);
+                        return Err(error.reason());
                     }
                 }
             }

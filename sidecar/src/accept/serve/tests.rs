@@ -36,7 +36,7 @@ fn served() -> (
         meshed: false,
     };
     let kept = drain.clone();
-    let task = tokio::spawn(async move { http1(server, Echo, &bounds, &kept).await });
+    let task = tokio::spawn(async move { http1(server, Echo, &bounds, &kept, std::future::pending()).await });
     (client, task, drain)
 }
 

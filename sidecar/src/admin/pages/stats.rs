@@ -40,6 +40,9 @@ struct Row {
     cancelled: u64,
     connections: u64,
     connections_open: u64,
+    /// Of all connections and requests, those inside mutual TLS; the rest is still plain.
+    connections_secured: u64,
+    requests_secured: u64,
     bytes_in: u64,
     bytes_out: u64,
     reasons: BTreeMap<&'static str, u64>,
@@ -87,6 +90,8 @@ fn row((key, cell): (Key, CellSnapshot)) -> Row {
         cancelled: cell.cancelled,
         connections: cell.connections,
         connections_open: cell.connections_open,
+        connections_secured: cell.connections_secured,
+        requests_secured: cell.requests_secured,
         bytes_in: cell.bytes_in,
         bytes_out: cell.bytes_out,
         reasons: Reason::ALL

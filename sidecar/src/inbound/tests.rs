@@ -28,7 +28,7 @@ fn sidecar(service: &str, identity: Identity) -> Shared {
     }))
     .expect("a bootstrap");
     let mut shared = Shared::new(bootstrap).expect("valid");
-    shared.identity = identity;
+    shared.identity = Arc::new(identity);
     shared
 }
 

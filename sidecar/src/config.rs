@@ -242,7 +242,9 @@ impl Bootstrap {
         }
         Err(FieldError {
             path,
-            reason: format!("{at} is not loopback, and without an identity anybody could use it; set insecure: true to mean it"),
+            reason: format!(
+                "{at} is not loopback, and without an identity anybody could use it; set insecure: true to mean it"
+            ),
         })
     }
 }

@@ -4,13 +4,16 @@
 //! |---|---|---|---|
 //! | strict | taken | taken with a certificate of the mesh, as HTTP of a foreign client | closed |
 //! | permissive | taken | the app's own: passed on as opaque bytes | as under off, `unauthenticated` |
-//! | off | as bytes | as bytes | taken |
+//! | off | taken on HTTP ports | the app's own, as bytes | taken |
+//!
+//! Under off a sidecar with an identity still takes the mesh's TLS where the client speaks first: callers
+//! hear of another mode a moment before or after the callee does, and no request should fail for that.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use outrigger_proto::model::Mode;
+use outrigger_proto::model::{Mode, Protocol};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
@@ -58,6 +61,9 @@ impl Inbound {
         let mode = self.shared.directory.admission().mode;
         match mode {
             Mode::Off if meshed => Err(ConnectionError::Refused(Reason::NoIdentity)),
+            Mode::Off if self.protocol.is_http() && self.shared.identity.current().is_some() => {
+                self.permissive(stream, client).await
+            }
             Mode::Off => self.plain(stream, client).await,
             Mode::Permissive if meshed => self.strict(stream, client).await,
             // The app speaks first on this port: there is nothing to look at, and TLS has its own port.
@@ -81,8 +87,18 @@ impl Inbound {
     }
 
     async fn permissive(self: &Arc<Self>, stream: TcpStream, client: SocketAddr) -> Result<(), ConnectionError> {
-        let idle = self.shared.directory.proxy().limits.idle_timeout;
-        match detect::first_byte(&stream, idle).await? {
+        let patience = match self.protocol {
+            // Somebody who waits for the server to speak is no sidecar: those send their ClientHello at once.
+            Protocol::Tcp | Protocol::Auto => detect::PATIENCE,
+            _ => self.shared.directory.proxy().limits.idle_timeout,
+        };
+        let first = match detect::first_byte(&stream, patience).await {
+            Err(error) if error.kind() == std::io::ErrorKind::TimedOut && !self.protocol.is_http() => {
+                return self.opaque(Prefixed::untouched(stream), &Caller::plain(client)).await;
+            }
+            first => first?,
+        };
+        match first {
             None => Ok(()),
             Some(hello::HANDSHAKE) => match hello::read(stream, HANDSHAKE).await? {
                 (Whose::Mesh, stream) => self.secure(stream, client).await,

@@ -21,10 +21,16 @@ use crate::outbound::cluster::Cluster;
 const SOON: Duration = Duration::from_secs(20);
 
 /// A sidecar's shared parts with this identity.
-fn sidecar(service: &str, identity: Identity) -> Shared {
+fn sidecar(service: &str, identity: Identity, mesh_listen: Option<&str>) -> Shared {
     let bootstrap: Bootstrap = serde_json::from_value(serde_json::json!({
         "service": service,
-        "inbound": [{"name": "main", "protocol": "http", "listen": "127.0.0.1:1", "app": "127.0.0.1:2"}],
+        "inbound": [{
+            "name": "main",
+            "protocol": "http",
+            "listen": "127.0.0.1:1",
+            "mesh_listen": mesh_listen,
+            "app": "127.0.0.1:2",
+        }],
     }))
     .expect("a bootstrap");
     let mut shared = Shared::new(bootstrap).expect("valid");
@@ -40,7 +46,7 @@ struct Callee {
 
 impl Callee {
     async fn new(identity: Identity, protocol: Protocol, mode: Mode) -> Self {
-        let shared = Arc::new(sidecar("post", identity));
+        let shared = Arc::new(sidecar("post", identity, None));
         let callee = Self {
             address: serve(&shared, protocol).await,
             shared,
@@ -125,6 +131,28 @@ async fn read_head(stream: &mut (impl AsyncRead + Unpin)) -> String {
     String::from_utf8(head).expect("text")
 }
 
+/// An app that speaks first, behind an inbound port of protocol `tcp`; `mesh` tells that TLS has its own port.
+async fn server_first(shared: &Arc<Shared>, meshed: bool) -> SocketAddr {
+    let app = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let inbound = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let (app_address, address) = (
+        app.local_addr().expect("an address"),
+        inbound.local_addr().expect("an address"),
+    );
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = app.accept().await {
+            stream.write_all(b"220 welcome\r\n").await.expect("writes");
+        }
+    });
+    let journey = Arc::new(Inbound::new("main", Protocol::Tcp, app_address, shared.clone(), None));
+    tokio::spawn(async move {
+        while let Ok((stream, client)) = inbound.accept().await {
+            tokio::spawn(Box::pin(journey.clone().connection(stream, client, meshed)));
+        }
+    });
+    address
+}
+
 /// What user's sidecar knows of post, with its app's connection.
 struct Calls {
     shared: Arc<Shared>,
@@ -133,7 +161,7 @@ struct Calls {
 
 impl Calls {
     fn new(identity: Identity, to: SocketAddr, mode: Mode) -> Self {
-        let shared = Arc::new(sidecar("user", identity));
+        let shared = Arc::new(sidecar("user", identity, None));
         let name: ServiceName = "default/post".parse().expect("a name");
         let destination = shared.directory.declare(&name);
         let service = Service {
@@ -558,4 +586,56 @@ async fn an_opaque_connection_ends_with_the_rule_that_allowed_it() {
         .expect("ends");
     assert!(end.is_err(), "a reset, never a clean end: {end:?}");
     assert_eq!(post.reason(Reason::Denied), 1);
+}
+
+#[tokio::test]
+async fn a_server_that_speaks_first_is_heard_under_permissive() {
+    let ca = Ca::new();
+    for mesh_listen in [None, Some("127.0.0.1:3")] {
+        let shared = Arc::new(sidecar("post", ca.identity("default/post"), mesh_listen));
+        let proxy = Proxy {
+            mode: Mode::Permissive,
+            ..Proxy::new(shared.name.clone())
+        };
+        shared.directory.set_proxy(proxy);
+        let plain = server_first(&shared, false).await;
+        let began = tokio::time::Instant::now();
+        let mut client = TcpStream::connect(plain).await.expect("connects");
+        let mut line = [0; 13];
+        tokio::time::timeout(SOON, client.read_exact(&mut line))
+            .await
+            .expect("soon")
+            .expect("reads");
+        assert_eq!(&line, b"220 welcome\r\n");
+        let Some(_) = mesh_listen else { continue };
+        assert!(
+            began.elapsed() < detect::PATIENCE,
+            "declared: nobody waits for the client"
+        );
+        // The second port takes nothing but TLS.
+        let meshed = server_first(&shared, true).await;
+        let mut client = TcpStream::connect(meshed).await.expect("connects");
+        client.write_all(b"helo").await.expect("writes");
+        let end = tokio::time::timeout(SOON, client.read(&mut [0; 1]))
+            .await
+            .expect("closed");
+        assert!(!matches!(end, Ok(1..)), "{end:?}");
+    }
+}
+
+#[tokio::test]
+async fn no_request_fails_while_callers_and_callee_hear_of_another_mode() {
+    let ca = Ca::new();
+    for (callee, caller) in [
+        (Mode::Off, Mode::Permissive),
+        (Mode::Permissive, Mode::Off),
+        (Mode::Permissive, Mode::Strict),
+        (Mode::Strict, Mode::Permissive),
+        (Mode::Off, Mode::Strict),
+    ] {
+        let post = Callee::new(ca.identity("default/post"), Protocol::Http, callee).await;
+        let calls = Calls::new(ca.identity("default/user"), post.address, caller);
+        let (head, body) = calls.get("/").await;
+        assert!(head.starts_with("HTTP/1.1 200"), "{callee:?} {caller:?}: {head}{body}");
+    }
 }

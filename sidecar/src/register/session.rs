@@ -305,7 +305,7 @@ fn endpoint(shared: &Shared) -> Endpoint {
             .map(|i| EndpointPort {
                 name: i.name.clone(),
                 port: u32::from(i.listen.port()),
-                mesh_port: 0,
+                mesh_port: i.mesh_listen.map_or(0, |at| u32::from(at.port())),
             })
             .collect(),
         epoch: bootstrap.epoch,

@@ -3,4 +3,6 @@
 mod access;
 mod api;
 mod client;
+mod door;
+mod member;
 mod protocol;

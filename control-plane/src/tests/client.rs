@@ -21,7 +21,8 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::Streaming;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Status, Streaming};
 
 use crate::server::{Options, serve};
 
@@ -77,8 +78,10 @@ impl World {
     }
 
     /// The same for gRPC.
-    pub(super) fn url(&self) -> String {
-        format!("unix:{}", self.socket.display())
+    pub(super) async fn channel(&self) -> Channel {
+        let url = format!("unix:{}", self.socket.display());
+        let endpoint = Endpoint::from_shared(url).expect("a path");
+        endpoint.connect().await.expect("connects")
     }
 }
 
@@ -102,8 +105,14 @@ pub(super) struct Session {
 
 impl Session {
     pub(super) async fn open(world: &World, service: &str, instance: &str, epoch: u64) -> Self {
+        let opened = Self::over(world.channel().await, service, instance, epoch).await;
+        opened.expect("opens")
+    }
+
+    /// The same over any connection; an error is the control plane's.
+    pub(super) async fn over(channel: Channel, service: &str, instance: &str, epoch: u64) -> Result<Self, Status> {
         let (ups, receiver) = mpsc::channel(8);
-        let mut client = AgentClient::connect(world.url()).await.expect("connects");
+        let mut client = AgentClient::new(channel);
         let hello = agent::Hello {
             namespace: "default".into(),
             service: service.into(),
@@ -118,21 +127,17 @@ impl Session {
             body: Some(up::Body::Hello(hello)),
         };
         ups.send(first).await.expect("room");
-        let downs = client
-            .session(ReceiverStream::new(receiver))
-            .await
-            .expect("opens")
-            .into_inner();
-        let mut session = Self {
+        let mut downs = client.session(ReceiverStream::new(receiver)).await?.into_inner();
+        let welcome = timeout(DEADLINE, downs.message()).await.expect("in time")?;
+        let welcome = welcome.expect("not ended").body;
+        assert!(matches!(welcome, Some(agent::down::Body::Welcome(_))), "{welcome:?}");
+        Ok(Self {
             ups,
             downs,
             id: 1,
             name: ("default".into(), service.into(), instance.into()),
             epoch,
-        };
-        let welcome = session.down().await;
-        assert!(matches!(welcome, agent::down::Body::Welcome(_)), "{welcome:?}");
-        session
+        })
     }
 
     pub(super) async fn send(&mut self, body: Option<up::Body>) {
@@ -193,9 +198,7 @@ impl Ads {
         have: &BTreeMap<String, (String, u32)>,
     ) -> Self {
         let (requests, receiver) = mpsc::channel(8);
-        let mut client = AggregatedDiscoveryServiceClient::connect(world.url())
-            .await
-            .expect("connects");
+        let mut client = AggregatedDiscoveryServiceClient::new(world.channel().await);
         let node = Node {
             id: node.into(),
             client_features: features::ALL.iter().map(ToString::to_string).collect(),

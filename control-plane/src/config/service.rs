@@ -22,7 +22,7 @@ pub(super) struct Context<'a> {
 }
 
 /// How callers reach a service that says nothing.
-const MODE: Mode = Mode::Off;
+pub(super) const MODE: Mode = Mode::Off;
 
 /// What both the mesh document's `defaults` and a service may say.
 #[derive(Clone)]

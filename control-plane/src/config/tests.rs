@@ -380,10 +380,12 @@ limits: { max_connections: 10000, max_header_bytes: 61440, max_headers: 100, hea
 drain: { delay: 500ms, deadline: 10s }
 access_log: off
 weight: 1
-mode: off
+mode: MODE
 exposed_app: false
 audit: false
-",
+"
+        .replace("MODE", super::service::MODE.as_str())
+        .as_str(),
     )
     .unwrap();
     written.services[0].location = plain.services[0].location.clone();

@@ -25,6 +25,8 @@ type Issuer = CertifiedIssuer<'static, KeyPair>;
 pub(crate) struct Ca {
     pub(crate) root: Issuer,
     pub(crate) issuing: Issuer,
+    /// A root that is still trusted.
+    pub(crate) older: Option<CertificateDer<'static>>,
 }
 
 /// What a leaf says.
@@ -88,15 +90,33 @@ impl Ca {
     pub(crate) fn new() -> Self {
         let root = Issuer::self_signed(authority("root"), key()).expect("a root");
         let issuing = Issuer::signed_by(authority("issuing"), key(), &root).expect("an intermediate");
-        Self { root, issuing }
+        Self {
+            root,
+            issuing,
+            older: None,
+        }
+    }
+
+    /// The one that replaces `older`, which is still trusted.
+    pub(crate) fn after(older: &Self) -> Self {
+        Self {
+            older: Some(older.root.der().clone()),
+            ..Self::new()
+        }
+    }
+
+    /// All that is trusted, the newest last.
+    pub(crate) fn roots(&self) -> Vec<CertificateDer<'static>> {
+        let newest = self.root.der().clone();
+        self.older.iter().cloned().chain([newest]).collect()
     }
 
     /// What those who trust this CA have.
     pub(crate) fn bundle(&self) -> TrustBundle {
         TrustBundle {
             trust_domain: DOMAIN.into(),
-            roots: vec![self.root.der().to_vec()],
-            generation: 1,
+            roots: self.roots().iter().map(|der| der.to_vec()).collect(),
+            generation: if self.older.is_some() { 2 } else { 1 },
             revoked: Vec::new(),
         }
     }

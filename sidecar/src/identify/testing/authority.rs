@@ -41,7 +41,6 @@ pub(crate) struct Script {
     pub(crate) away: bool,
     /// Grants this instead of what is asked for.
     pub(crate) other: Option<String>,
-    pub(crate) generation: u64,
 }
 
 /// One request, as it came.
@@ -106,8 +105,7 @@ impl Issues for Door {
         let leaf = csr
             .signed_by(&ca.issuing)
             .map_err(|e| Status::internal(e.to_string()))?;
-        let mut bundle = ca.bundle();
-        bundle.generation = script.generation;
+        let bundle = ca.bundle();
         Ok(Response::new(IssueResponse {
             chain: vec![leaf.der().to_vec(), ca.issuing.der().to_vec()],
             trust: Some(bundle.into()),
@@ -147,7 +145,6 @@ impl Authority {
             refuse: None,
             away: false,
             other: None,
-            generation: 1,
         }));
         let (came_tx, came) = mpsc::channel(64);
         let door = Door {
@@ -210,7 +207,9 @@ fn server(ca: &Ca) -> Arc<ServerConfig> {
     let (mut chain, key) = ca.leaf(&spec);
     chain.push(ca.root.der().clone());
     let mut roots = RootCertStore::empty();
-    roots.add(ca.root.der().clone()).expect("a root");
+    for root in ca.roots() {
+        roots.add(root).expect("a root");
+    }
     let clients = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())
         .allow_unauthenticated()
         .build()

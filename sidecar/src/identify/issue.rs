@@ -25,7 +25,7 @@ use zeroize::Zeroize as _;
 use super::leaf::{Leaf, LeafError};
 use super::pem::Key;
 use super::trust::{NoRoot, Trust};
-use super::verify::{ByHash, Refusal, Verifier, control_plane};
+use super::verify::{ByHash, Refusal, Verifier, control_plane, rough};
 use super::{Alpn, Foreign, TlsError, crypto, view};
 
 /// Connecting and the handshake.
@@ -278,11 +278,10 @@ impl Question<'_> {
 /// How the clocks differ, in words; none while they agree well enough.
 pub(super) fn clock(ahead_ms: i64) -> Option<String> {
     let seconds = ahead_ms.unsigned_abs() / 1000;
-    let far = match seconds {
-        0..60 => return None,
-        60..7200 => format!("{} min", seconds / 60),
-        _ => format!("{} h", seconds / 3600),
-    };
+    if seconds < 60 {
+        return None;
+    }
+    let far = rough(seconds);
     let side = if ahead_ms > 0 { "ahead of" } else { "behind" };
     Some(format!("this machine's clock is {far} {side} the control plane's"))
 }

@@ -83,6 +83,26 @@ impl Leaf {
         })
     }
 
+    /// Shows `chain` whatever it says.
+    #[cfg(test)]
+    pub(super) fn bare(chain: Vec<CertificateDer<'static>>, key: &PrivateKeyDer<'_>) -> Self {
+        let hour = Duration::from_secs(3600);
+        let own = Own {
+            id: super::testing::id("default/bare").parse().expect("an id"),
+            serial: "1".into(),
+            not_before: SystemTime::now() - hour,
+            not_after: SystemTime::now() + hour,
+            generation: GENERATION.fetch_add(1, Ordering::Relaxed) + 1,
+        };
+        Self {
+            since: own.not_before,
+            own: Arc::new(own),
+            key: Arc::new(CertifiedKey::new(chain, any_supported_type(key).expect("a key"))),
+            root: None,
+            issuer: String::new(),
+        }
+    }
+
     /// Finds the root that it leads to, and checks that both sides of a connection would let it in.
     ///
     /// # Errors

@@ -131,9 +131,23 @@ impl Ca {
 
     /// An identity that shows a leaf of `spec` and trusts this CA.
     pub(crate) fn with(&self, spec: &Spec) -> Identity {
+        self.with_settings(&settings(), spec)
+    }
+
+    /// The same under other settings.
+    pub(crate) fn with_settings(&self, settings: &config::Identity, spec: &Spec) -> Identity {
         let (chain, key) = self.leaf(spec);
-        let identity = empty();
+        let identity = Identity::new(Some(settings));
         let leaf = Leaf::new(chain, &key, SystemTime::now()).expect("a leaf");
+        identity.replace(leaf, Trust::new(self.bundle()).expect("a root"));
+        identity
+    }
+
+    /// An identity that shows a leaf of `spec` although it is none, and does not look at it itself.
+    pub(crate) fn bare(&self, spec: &Spec) -> Identity {
+        let (chain, key) = self.leaf(spec);
+        let identity = self.identity("default/any");
+        let leaf = Leaf::bare(chain, &key);
         identity.replace(leaf, Trust::new(self.bundle()).expect("a root"));
         identity
     }

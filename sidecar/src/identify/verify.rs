@@ -438,13 +438,14 @@ fn chain(error: &webpki::Error) -> String {
     use webpki::Error as E;
     match error {
         E::CertExpired { time, not_after } => {
-            let late = time.as_secs().saturating_sub(not_after.as_secs());
-            format!("its certificate expired {late} s ago by this machine's clock")
+            let late = rough(time.as_secs().saturating_sub(not_after.as_secs()));
+            format!("its certificate expired {late} ago by this machine's clock")
         }
         E::CertNotValidYet { time, not_before } => {
-            let early = not_before.as_secs().saturating_sub(time.as_secs());
+            let early = rough(not_before.as_secs().saturating_sub(time.as_secs()));
             format!(
-                "its certificate becomes valid in {early} s by this machine's clock: one of the two clocks is wrong"
+                "its certificate becomes valid in {early} by this machine's clock, which is at least that far behind \
+                 the clock of whoever issued it"
             )
         }
         E::UnknownIssuer | E::InvalidSignatureForPublicKey => {
@@ -454,6 +455,15 @@ fn chain(error: &webpki::Error) -> String {
         E::CaUsedAsEndEntity => "it shows a CA's certificate as its own".into(),
         E::PathLenConstraintViolated | E::MaximumPathDepthExceeded => "its chain is longer than its CA allows".into(),
         other => format!("its certificate is not accepted: {other}"),
+    }
+}
+
+/// A time that people can read.
+pub(super) fn rough(seconds: u64) -> String {
+    match seconds {
+        0..120 => format!("{seconds} s"),
+        120..7200 => format!("{} min", seconds / 60),
+        _ => format!("{} h", seconds / 3600),
     }
 }
 

@@ -116,6 +116,7 @@ async fn answer(shared: &Shared, request: Request<Incoming>) -> Answer {
             None => text(StatusCode::OK, "ok\n"),
             Some(reason) => text(StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")),
         },
+        (&Method::GET, "/identity") => json(StatusCode::OK, &shared.identity.page()),
         (&Method::GET, "/config") => json(StatusCode::OK, &pages::config(shared)),
         (&Method::POST, "/drain") => {
             shared.drain_requested.notify_one();
@@ -123,7 +124,7 @@ async fn answer(shared: &Shared, request: Request<Incoming>) -> Answer {
         }
         (&Method::POST, "/workload") => workload(shared, request).await,
         (&Method::POST, "/debug/panic") if shared.bootstrap.debug => panic(request.uri().query()),
-        (_, "/metrics" | "/stats" | "/health" | "/livez" | "/readyz" | "/config") => not_allowed("GET"),
+        (_, "/metrics" | "/stats" | "/health" | "/livez" | "/readyz" | "/identity" | "/config") => not_allowed("GET"),
         (_, "/drain" | "/workload") => not_allowed("POST"),
         _ => text(StatusCode::NOT_FOUND, format!("{PAGES}\n")),
     }
@@ -259,4 +260,4 @@ fn serving(shared: &Shared) -> bool {
     shared.drain.phase() == Phase::Serving
 }
 
-const PAGES: &str = "pages: /metrics /stats /health /livez /readyz /config, and POST to /drain or /workload";
+const PAGES: &str = "pages: /metrics /stats /health /livez /readyz /identity /config, and POST to /drain or /workload";

@@ -12,6 +12,7 @@ mod files;
 mod issue;
 mod keep;
 mod leaf;
+mod page;
 mod pem;
 mod progress;
 mod schedule;
@@ -37,6 +38,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 
 pub(crate) use issue::dial;
+pub use page::{Page, Trusted, TrustedRoot};
 pub use pem::FileError;
 pub use state::OpenError;
 pub use verify::Refusal;
@@ -218,6 +220,8 @@ pub struct Identity {
     /// Where key and chain are kept; none: in memory only.
     files: Mutex<Option<Arc<Files>>>,
     memory: tokio::sync::Mutex<keep::Memory>,
+    /// Which version of the files that were brought along is in use.
+    seen: Mutex<Option<brought::Seen>>,
 }
 
 impl Default for Identity {
@@ -242,6 +246,7 @@ impl Identity {
             progress: Mutex::default(),
             files: Mutex::default(),
             memory: tokio::sync::Mutex::default(),
+            seen: Mutex::default(),
         }
     }
 

@@ -26,9 +26,18 @@ pub(super) struct Health {
     app: App,
     dependencies: Vec<Dependency>,
     lease: Lease,
+    identity: Identity,
     control_plane: ControlPlane,
     config: Config,
     draining: bool,
+}
+
+/// More is on `/identity`.
+#[derive(Debug, Serialize)]
+struct Identity {
+    state: &'static str,
+    /// What a person should do something about before it bites.
+    warning: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -98,11 +107,16 @@ pub(super) fn health(shared: &Shared) -> Health {
         })
         .collect();
     let (lease, renewed, refusal) = shared.lease.now();
+    let identity = shared.identity.page();
     let well = app.dependencies.iter().all(|c| c.ok)
         && (is_static || connected)
         && rejected.is_empty()
-        && lease != LeaseState::Refused;
+        && lease != LeaseState::Refused
+        && matches!(identity.state, "off" | "valid");
     let status = match (app.life, well) {
+        // Nothing passes without an identity.
+        _ if identity.state == "joining" => "starting",
+        _ if identity.state == "expired" => "failing",
         (Life::Starting, _) => "starting",
         (Life::Failing | Life::Exited, _) => "failing",
         (Life::Well, true) => "ok",
@@ -127,6 +141,12 @@ pub(super) fn health(shared: &Shared) -> Health {
             reason: refusal,
             age_ms: age(renewed),
         },
+        identity: Identity {
+            warning: identity
+                .warning
+                .or(identity.last_error.filter(|_| identity.state == "joining")),
+            state: identity.state,
+        },
         control_plane: ControlPlane {
             address: shared.bootstrap.control_plane.clone(),
             connected,
@@ -146,6 +166,9 @@ pub(super) fn health(shared: &Shared) -> Health {
 pub(super) fn not_ready(shared: &Shared) -> Option<String> {
     if !serving(shared) {
         return Some("the sidecar drains".into());
+    }
+    if let Some(reason) = shared.identity.not_ready() {
+        return Some(reason);
     }
     let app = shared.app.now();
     if !app.ok() {

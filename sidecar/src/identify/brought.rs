@@ -19,7 +19,7 @@ const LOOK: Duration = Duration::from_secs(10);
 const AGAIN: Duration = Duration::from_secs(1);
 
 /// What tells one version of the files from another.
-type Seen = [Option<(u64, SystemTime, u64)>; 3];
+pub(super) type Seen = [Option<(u64, SystemTime, u64)>; 3];
 
 /// Reads the files.
 ///
@@ -31,6 +31,8 @@ pub(super) fn load(identity: &Identity, files: &Files, service: &str) -> Result<
         chain: files.chain.clone(),
         why,
     };
+    // Before reading: what changes meanwhile is another version.
+    let version = seen(files);
     let key = pem::read_key(&files.key)?;
     let (chain, _) = pem::read_certificates(&files.chain)?;
     let (roots, _) = pem::read_certificates(&files.roots)?;
@@ -50,6 +52,7 @@ pub(super) fn load(identity: &Identity, files: &Files, service: &str) -> Result<
     leaf.settle(&trust, &identity.provider, now)
         .map_err(|refusal| wrong(format!("no peer would let this workload in: {refusal}")))?;
     identity.replace(leaf, trust);
+    *identity.seen.lock() = Some(version);
     Ok(())
 }
 
@@ -59,25 +62,23 @@ pub(super) async fn run(shared: &Shared, settings: &config::Identity) {
         return;
     };
     let identity = &shared.identity;
-    let mut used = Some(seen(files));
     let mut failures = 0;
     loop {
         identity.tell(&shared.stats);
-        tokio::time::sleep(if used.is_some() { LOOK } else { AGAIN }).await;
-        let now = seen(files);
-        if used == Some(now) {
+        tokio::time::sleep(if failures == 0 { LOOK } else { AGAIN }).await;
+        if *identity.seen.lock() == Some(seen(files)) {
+            failures = 0;
             continue;
         }
         match load(identity, files, shared.name.as_str()) {
             Ok(()) => {
                 tracing::info!("the files of the identity changed and are used");
-                (used, failures) = (Some(now), 0);
+                failures = 0;
                 identity.progress.lock().renewals += 1;
                 identity.progress.lock().last_error = None;
             }
             Err(error) => {
                 failures += 1;
-                used = None;
                 identity.failed(error.to_string(), failures);
             }
         }

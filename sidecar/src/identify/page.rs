@@ -127,7 +127,11 @@ fn subjects(leaf: &Leaf) -> Vec<String> {
         Some(parsed.subject().to_string()).filter(|s| !s.is_empty())
     };
     let id = || leaf.own.id.to_string();
-    leaf.key.cert.iter().map(|der| subject(der).unwrap_or_else(id)).collect()
+    leaf.key
+        .cert
+        .iter()
+        .map(|der| subject(der).unwrap_or_else(id))
+        .collect()
 }
 
 fn trusted(trust: &Trust, leaf: Option<&Leaf>) -> Trusted {
@@ -147,5 +151,7 @@ fn trusted(trust: &Trust, leaf: Option<&Leaf>) -> Trusted {
 }
 
 fn unix(time: SystemTime) -> u64 {
-    time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs()
+    time.duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_secs()
 }

@@ -90,7 +90,12 @@ async fn two_workloads_know_each_other() {
 async fn a_server_that_is_somebody_else_gets_nothing() {
     let ca = Ca::new();
     let (post, other) = (ca.identity("default/post"), ca.identity("default/other"));
-    client_refuses(&post, &other, "svc/other, and spiffe://test.local/ns/default/svc/user was expected").await;
+    client_refuses(
+        &post,
+        &other,
+        "svc/other, and spiffe://test.local/ns/default/svc/user was expected",
+    )
+    .await;
     let elsewhere = ca.identity("shop/user");
     client_refuses(&post, &elsewhere, "was expected").await;
 }
@@ -132,7 +137,12 @@ async fn times_usages_and_names_must_be_right() {
         uris: uris.iter().map(|uri| (*uri).to_owned()).collect(),
         ..good.clone()
     };
-    both_refuse(&ca, &uris(&["spiffe://other.local/ns/default/svc/user"]), "of another trust domain").await;
+    both_refuse(
+        &ca,
+        &uris(&["spiffe://other.local/ns/default/svc/user"]),
+        "of another trust domain",
+    )
+    .await;
     let usages = |usages: &[ExtendedKeyUsagePurpose]| Spec {
         usages: usages.to_vec(),
         ..good.clone()
@@ -178,7 +188,9 @@ async fn an_expired_certificate_is_refused_by_the_other_side() {
     let (post, user) = (ca.identity("default/post"), ca.identity("default/user"));
     let expired = ca.with(&spec);
     // Our own code does not even try.
-    let refused = expired.connect(tokio::io::duplex(1).0, &spiffe("default/post"), Alpn::H2).await;
+    let refused = expired
+        .connect(tokio::io::duplex(1).0, &spiffe("default/post"), Alpn::H2)
+        .await;
     assert!(matches!(refused, Err(TlsError::NoIdentity(_))));
     let expired = ca.bare(&spec);
     server_refuses(&expired, &user, "expired 2 h ago by this machine's clock").await;
@@ -200,7 +212,10 @@ async fn chains_are_short() {
             chain.push(CertifiedIssuer::signed_by(authority(&format!("{depth}")), key(), below).expect("a CA"));
         }
         let leaf_key = key();
-        let leaf = spec.params().signed_by(&leaf_key, chain.last().expect("a CA")).expect("a leaf");
+        let leaf = spec
+            .params()
+            .signed_by(&leaf_key, chain.last().expect("a CA"))
+            .expect("a leaf");
         let shown = std::iter::once(leaf.der().clone()).chain(chain.iter().rev().map(|ca| ca.der().clone()));
         let der = PrivatePkcs8KeyDer::from(leaf_key.serialize_der()).into();
         let identity = empty();
@@ -236,7 +251,11 @@ async fn who_is_revoked_is_let_in_no_longer() {
         let before = user.generation();
         user.trust(&bundle);
         assert!(user.generation() > before);
-        assert_eq!(user.admits(&peer), Err(NotAdmitted::Revoked), "a connection that is open");
+        assert_eq!(
+            user.admits(&peer),
+            Err(NotAdmitted::Revoked),
+            "a connection that is open"
+        );
         server_refuses(&post, &user, "revoked").await;
         user.trust(&ca.bundle());
         assert_eq!(user.admits(&peer), Ok(()), "allowed again");
@@ -280,7 +299,10 @@ fn foreign(ca: &Ca, shows: Option<&str>, post_quantum: bool) -> rustls::ClientCo
 
 async fn dial(config: Arc<rustls::ClientConfig>, io: DuplexStream) -> tokio_rustls::client::TlsStream<DuplexStream> {
     let connector = tokio_rustls::TlsConnector::from(config);
-    connector.connect(view::server_name(), io).await.expect("our side is done")
+    connector
+        .connect(view::server_name(), io)
+        .await
+        .expect("our side is done")
 }
 
 #[tokio::test]
@@ -345,7 +367,9 @@ async fn tls_1_2_is_refused() {
     let mut body = vec![3, 3];
     body.extend([7; 32]);
     body.extend([0, 0, 2, 0xc0, 0x2b, 1, 0]);
-    let extensions = [0, 10, 0, 4, 0, 2, 0, 23, 0, 11, 0, 2, 1, 0, 0, 13, 0, 4, 0, 2, 4, 3, 0, 23, 0, 0];
+    let extensions = [
+        0, 10, 0, 4, 0, 2, 0, 23, 0, 11, 0, 2, 1, 0, 0, 13, 0, 4, 0, 2, 4, 3, 0, 23, 0, 0,
+    ];
     body.extend([0, extensions.len() as u8]);
     body.extend(extensions);
     let mut hello = vec![22, 3, 1, 0, body.len() as u8 + 4, 1, 0, 0, body.len() as u8];
@@ -368,7 +392,13 @@ async fn without_an_identity_nothing_passes() {
     let user = Ca::new().identity("default/user");
     let (_, _, peer) = {
         let ca = Ca::new();
-        let (_, accepted) = call(&ca.identity("default/post"), &ca.identity("default/user"), "default/user", Alpn::H2).await;
+        let (_, accepted) = call(
+            &ca.identity("default/post"),
+            &ca.identity("default/user"),
+            "default/user",
+            Alpn::H2,
+        )
+        .await;
         accepted.expect("let in")
     };
     assert_eq!(user.admits(&peer), Err(NotAdmitted::Untrusted), "another mesh's peer");

@@ -7,9 +7,9 @@ use std::time::{Duration, SystemTime};
 
 use tokio::task::JoinHandle;
 
-use super::super::{Alpn, Own};
 use super::super::testing::Ca;
 use super::super::testing::authority::{Authority, Came, token};
+use super::super::{Alpn, Own};
 use crate::config::Bootstrap;
 use crate::observe::Gauge;
 use crate::shared::Shared;
@@ -139,7 +139,11 @@ async fn bad_tokens_are_named_without_their_secret() {
     authority.script.lock().refuse = Some("the token has expired".into());
     let sidecar = start(bootstrap(&authority.url, &authority.token(), None));
     sidecar.fails("the control plane refuses: the token has expired").await;
-    let shown = format!("{:?} {}", sidecar.shared.bootstrap, serde_json::json!(sidecar.shared.bootstrap));
+    let shown = format!(
+        "{:?} {}",
+        sidecar.shared.bootstrap,
+        serde_json::json!(sidecar.shared.bootstrap)
+    );
     assert!(!shown.contains("ogt1."), "{shown}");
 }
 
@@ -151,10 +155,14 @@ async fn clocks_that_differ_are_told_apart_plainly() {
         (script.ahead, script.backdate) = (3700, Duration::from_secs(600));
     }
     let sidecar = start(bootstrap(&authority.url, &authority.token(), None));
-    sidecar.fails("this machine's clock is 61 min behind the control plane's").await;
+    sidecar
+        .fails("this machine's clock is 61 min behind the control plane's")
+        .await;
     authority.script.lock().ahead = -7300;
     let sidecar = start(bootstrap(&authority.url, &authority.token(), None));
-    sidecar.fails("this machine's clock is 2 h ahead of the control plane's").await;
+    sidecar
+        .fails("this machine's clock is 2 h ahead of the control plane's")
+        .await;
     assert!(sidecar.shared.identity.current().is_none());
 }
 
@@ -166,7 +174,11 @@ async fn a_failed_renewal_is_tried_again_and_the_certificate_stays_in_use() {
     let first = sidecar.certificate(None).await;
     authority.script.lock().away = true;
     sidecar.fails("it is away").await;
-    assert_eq!(sidecar.shared.identity.current(), Some(first.clone()), "still the first");
+    assert_eq!(
+        sidecar.shared.identity.current(),
+        Some(first.clone()),
+        "still the first"
+    );
     authority.script.lock().away = false;
     sidecar.certificate(Some(&first)).await;
     assert!(sidecar.shared.stats.get(Gauge::IdentityRenewalFailures) >= 1);
@@ -209,8 +221,17 @@ async fn an_expired_certificate_renews_by_proof_of_its_key() {
     authority.script.lock().ttl = Duration::from_secs(3600);
     while authority.came.try_recv().is_ok() {}
     let sidecar = start(settings);
-    assert!(sidecar.shared.identity.connect(tokio::io::duplex(1).0, &first.id, Alpn::H2).await.is_err());
-    let second = sidecar.certificate(Some(&sidecar.shared.identity.current().expect("the first"))).await;
+    assert!(
+        sidecar
+            .shared
+            .identity
+            .connect(tokio::io::duplex(1).0, &first.id, Alpn::H2)
+            .await
+            .is_err()
+    );
+    let second = sidecar
+        .certificate(Some(&sidecar.shared.identity.current().expect("the first")))
+        .await;
     assert_eq!(came(&mut authority).await, Came::Late);
     assert_eq!(second.id, first.id);
 }
@@ -255,7 +276,11 @@ async fn a_new_root_renews_at_once_and_an_older_bundle_changes_nothing() {
     let (leaf, trust) = (leaf.expect("a leaf"), trust.expect("trust"));
     assert_eq!(leaf.root, trust.newest().map(|root| root.fingerprint));
     identity.trust(&old.bundle());
-    assert_eq!(identity.parts().1.expect("trust").bundle.generation, 2, "an older bundle is ignored");
+    assert_eq!(
+        identity.parts().1.expect("trust").bundle.generation,
+        2,
+        "an older bundle is ignored"
+    );
     let mut revoked = both;
     revoked.revoked = vec![outrigger_proto::model::Revocation::Serial(second.serial.clone())];
     let generation = identity.generation();

@@ -57,6 +57,40 @@ pub(super) struct Question<'a> {
     pub(super) provider: &'a Arc<CryptoProvider>,
 }
 
+/// A new key, and the request for its certificate. The same one is sent until it is answered: a token
+/// that was spent on an answer that got lost is spent on this key only.
+#[derive(Clone)]
+pub(super) struct Wanted {
+    key: Arc<Key>,
+    csr: Arc<[u8]>,
+}
+
+impl std::fmt::Debug for Wanted {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Wanted").finish_non_exhaustive()
+    }
+}
+
+impl Wanted {
+    /// Makes a key.
+    ///
+    /// # Errors
+    /// When there is no randomness.
+    pub(super) fn new() -> Result<Self, rcgen::Error> {
+        let mut pair = KeyPair::generate()?;
+        let mut params = CertificateParams::default();
+        // Who we are is the control plane's to say.
+        params.distinguished_name = DistinguishedName::new();
+        let csr = params.serialize_request(&pair).map(|csr| csr.der().to_vec());
+        let key = Key(PrivateKeyDer::from(PrivatePkcs8KeyDer::from(pair.serialize_der())));
+        pair.zeroize();
+        Ok(Self {
+            key: Arc::new(key),
+            csr: csr?.into(),
+        })
+    }
+}
+
 /// What the control plane gave.
 pub(super) struct Issued {
     pub(super) leaf: Leaf,
@@ -81,8 +115,6 @@ pub(super) enum IssueError {
     Failed(tonic::Status),
     #[error("the control plane did not answer in {} s", CALL.as_secs())]
     TimedOut,
-    #[error("a key cannot be made: {0}")]
-    Key(#[from] rcgen::Error),
     #[error("a late renewal cannot be signed")]
     Sign,
     #[error("the control plane's answer cannot be used: {0}")]
@@ -110,22 +142,21 @@ impl IssueError {
 }
 
 impl Question<'_> {
-    /// Asks once. The key is new, and leaves this function only with its certificate.
+    /// Asks once.
     ///
     /// # Errors
     /// Why there is no certificate that can be used.
     ///
     /// # Cancel safety
-    /// Safe: what the control plane issued meanwhile is never used.
-    pub(super) async fn ask(&self, proof: Proof) -> Result<Issued, IssueError> {
-        match tokio::time::timeout(CALL, self.exchange(proof)).await {
+    /// Safe: asking again for the same key gives another certificate.
+    pub(super) async fn ask(&self, proof: Proof, wanted: &Wanted) -> Result<Issued, IssueError> {
+        match tokio::time::timeout(CALL, self.exchange(proof, wanted)).await {
             Ok(issued) => issued,
             Err(_) => Err(IssueError::TimedOut),
         }
     }
 
-    async fn exchange(&self, proof: Proof) -> Result<Issued, IssueError> {
-        let (key, csr) = request()?;
+    async fn exchange(&self, proof: Proof, wanted: &Wanted) -> Result<Issued, IssueError> {
         let service = IdentityClient::new(self.connect(&proof).await?).max_decoding_message_size(LARGEST);
         let root = match &proof {
             Proof::Token(_, token) => Some(token.root),
@@ -134,10 +165,10 @@ impl Question<'_> {
         let proof = match proof {
             Proof::Token(text, _) => Some(issue_request::Proof::Token(text.as_str().to_owned())),
             Proof::Leaf(..) => None,
-            Proof::Late(leaf, _) => Some(issue_request::Proof::Late(late(&leaf, &csr)?)),
+            Proof::Late(leaf, _) => Some(issue_request::Proof::Late(late(&leaf, &wanted.csr)?)),
         };
         let request = IssueRequest {
-            csr,
+            csr: wanted.csr.to_vec(),
             service: self.service.to_string(),
             instance: self.instance.to_owned(),
             proof,
@@ -158,10 +189,10 @@ impl Question<'_> {
             return Err(IssueError::OtherRoot);
         }
         let chain = answer.chain.into_iter().map(CertificateDer::from).collect();
-        let leaf = self.check(chain, &key, &trust, clock_ahead_ms)?;
+        let leaf = self.check(chain, &wanted.key, &trust, clock_ahead_ms)?;
         Ok(Issued {
             leaf,
-            key: Arc::new(key),
+            key: wanted.key.clone(),
             trust,
             clock_ahead_ms,
         })
@@ -284,18 +315,6 @@ pub(super) fn clock(ahead_ms: i64) -> Option<String> {
     let far = rough(seconds);
     let side = if ahead_ms > 0 { "ahead of" } else { "behind" };
     Some(format!("this machine's clock is {far} {side} the control plane's"))
-}
-
-/// A new key, and the request that carries its public half.
-fn request() -> Result<(Key, Vec<u8>), rcgen::Error> {
-    let mut pair = KeyPair::generate()?;
-    let mut params = CertificateParams::default();
-    // Who we are is the control plane's to say.
-    params.distinguished_name = DistinguishedName::new();
-    let csr = params.serialize_request(&pair).map(|csr| csr.der().to_vec());
-    let key = Key(PrivateKeyDer::from(PrivatePkcs8KeyDer::from(pair.serialize_der())));
-    pair.zeroize();
-    Ok((key, csr?))
 }
 
 fn late(leaf: &Leaf, csr: &[u8]) -> Result<LateRenewal, IssueError> {

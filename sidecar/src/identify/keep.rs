@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 
 use super::Identity;
 use super::files::Files;
-use super::issue::{self, IssueError, Issued, Proof, Question};
+use super::issue::{self, IssueError, Issued, Proof, Question, Wanted};
 use super::leaf::Leaf;
 use super::progress::Said;
 use super::schedule::{self, Due, LOOK};
@@ -35,7 +35,9 @@ pub(super) struct Memory {
     rest_until: Option<Instant>,
     /// The newest root for which a renewal is due, and when.
     root: Option<(Fingerprint, Instant)>,
-    /// The generation of trust that is on disk.
+    /// The key whose certificate was asked for and did not come yet.
+    wanted: Option<Wanted>,
+    /// The trust that is on disk.
     kept: Option<Arc<Trust>>,
 }
 
@@ -111,12 +113,27 @@ impl Memory {
         }
     }
 
+    fn wanted(&mut self) -> Result<Wanted, rcgen::Error> {
+        if let Some(wanted) = &self.wanted {
+            return Ok(wanted.clone());
+        }
+        let wanted = Wanted::new()?;
+        self.wanted = Some(wanted.clone());
+        Ok(wanted)
+    }
+
     /// Tries each proof there is until one is taken.
     async fn attempt(&mut self, shared: &Shared, settings: &config::Identity, url: &str, due: Due) {
         let identity = &shared.identity;
         let had = identity.parts().0.is_some();
-        match ask(shared, settings, url, due).await {
+        let asked = match self.wanted() {
+            Ok(wanted) => ask(shared, settings, url, due, &wanted).await,
+            Err(error) => Err(format!("a key cannot be made: {error}")),
+        };
+        match asked {
             Ok((issued, by_token)) => {
+                // Each certificate has a key of its own.
+                self.wanted = None;
                 self.failures = 0;
                 self.rest_until = None;
                 if let Some(clock) = issue::clock(issued.clock_ahead_ms) {
@@ -154,7 +171,13 @@ impl Memory {
 }
 
 /// Asks with each proof until one is taken or nobody answers. True: by token.
-async fn ask(shared: &Shared, settings: &config::Identity, url: &str, due: Due) -> Result<(Issued, bool), String> {
+async fn ask(
+    shared: &Shared,
+    settings: &config::Identity,
+    url: &str,
+    due: Due,
+    wanted: &Wanted,
+) -> Result<(Issued, bool), String> {
     let identity = &shared.identity;
     let (leaf, trust) = identity.parts();
     let trust_domain = settings.trust_domain.clone();
@@ -173,7 +196,7 @@ async fn ask(shared: &Shared, settings: &config::Identity, url: &str, due: Due) 
     });
     let mut refused = None;
     if let Some(proof) = by_leaf {
-        match question.ask(proof).await {
+        match question.ask(proof, wanted).await {
             Ok(issued) => return Ok((issued, false)),
             Err(error) if error.is_final() => refused = Some(said(&error)),
             Err(error) => return Err(said(&error)),
@@ -191,7 +214,7 @@ async fn ask(shared: &Shared, settings: &config::Identity, url: &str, due: Due) 
         }
         Err(why) => return Err(why),
     };
-    match question.ask(Proof::Token(text, token)).await {
+    match question.ask(Proof::Token(text, token), wanted).await {
         Ok(issued) => Ok((issued, true)),
         // What became of the leaf says more than what became of a token that was used long ago.
         Err(error) => Err(match refused {

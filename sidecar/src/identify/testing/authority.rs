@@ -59,6 +59,8 @@ pub(crate) struct Authority {
     pub(crate) url: String,
     pub(crate) script: Arc<Mutex<Script>>,
     pub(crate) came: mpsc::Receiver<Came>,
+    /// Requests as they came, answered or not.
+    pub(crate) requests: Arc<Mutex<Vec<Vec<u8>>>>,
     _tasks: JoinSet<()>,
 }
 
@@ -66,6 +68,7 @@ struct Door {
     ca: Arc<Mutex<Arc<Ca>>>,
     script: Arc<Mutex<Script>>,
     came: mpsc::Sender<Came>,
+    requests: Arc<Mutex<Vec<Vec<u8>>>>,
 }
 
 /// Whether the client showed a certificate.
@@ -88,6 +91,7 @@ impl Issues for Door {
             _ => Came::Nothing,
         };
         drop(self.came.try_send(came));
+        self.requests.lock().push(request.csr.clone());
         let script = self.script.lock().clone();
         if script.away {
             return Err(Status::unavailable("it is away"));
@@ -147,7 +151,9 @@ impl Authority {
             other: None,
         }));
         let (came_tx, came) = mpsc::channel(64);
+        let requests = Arc::default();
         let door = Door {
+            requests: Arc::clone(&requests),
             ca: ca.clone(),
             script: script.clone(),
             came: came_tx,
@@ -179,6 +185,7 @@ impl Authority {
             url,
             script,
             came,
+            requests,
             _tasks: tasks,
         }
     }

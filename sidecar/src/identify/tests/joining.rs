@@ -288,3 +288,22 @@ async fn a_new_root_renews_at_once_and_an_older_bundle_changes_nothing() {
     identity.trust(&revoked);
     assert_eq!(identity.generation(), generation + 1, "what is the same is no change");
 }
+
+#[tokio::test]
+async fn a_lost_answer_is_asked_for_again_with_the_same_key() {
+    let authority = Authority::start().await;
+    authority.script.lock().away = true;
+    let sidecar = start(bootstrap(&authority.url, &authority.token(), None));
+    sidecar.fails("it is away").await;
+    authority.script.lock().away = false;
+    authority.script.lock().ttl = Duration::from_secs(2);
+    let first = sidecar.certificate(None).await;
+    sidecar.certificate(Some(&first)).await;
+    let requests = authority.requests.lock().clone();
+    let (last, before) = requests.split_last().expect("three at least");
+    assert!(
+        before.len() >= 2 && before.windows(2).all(|pair| pair[0] == pair[1]),
+        "one key until it is answered"
+    );
+    assert_ne!(Some(last), before.last(), "the next certificate has another");
+}

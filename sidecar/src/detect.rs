@@ -3,15 +3,16 @@
 //! The fallback for ports declared `auto`; a declared protocol is never questioned. A server-first
 //! protocol sends nothing, so after [`PATIENCE`] without a byte the connection is opaque.
 
+mod ahead;
 pub mod hello;
 
 use std::io;
-use std::pin::Pin;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, Interest, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt as _, Interest};
 use tokio::net::TcpStream;
+
+pub use ahead::Prefixed;
 
 /// How long the first bytes may take.
 pub const PATIENCE: Duration = Duration::from_secs(1);
@@ -113,34 +114,6 @@ async fn more(stream: &TcpStream) -> io::Result<bool> {
     Ok(stream.ready(Interest::READABLE).await?.is_read_closed())
 }
 
-/// A stream with bytes that were read already.
-#[derive(Debug)]
-pub struct Prefixed<S> {
-    prefix: Vec<u8>,
-    at: usize,
-    stream: S,
-}
-
-impl<S> Prefixed<S> {
-    /// A stream of which nothing was read.
-    #[must_use]
-    pub fn untouched(stream: S) -> Self {
-        Self::new(Vec::new(), stream)
-    }
-
-    /// Puts `prefix` before what `stream` still brings.
-    #[must_use]
-    pub fn new(prefix: Vec<u8>, stream: S) -> Self {
-        Self { prefix, at: 0, stream }
-    }
-
-    /// The stream below.
-    #[must_use]
-    pub fn get_ref(&self) -> &S {
-        &self.stream
-    }
-}
-
 /// As [`detect`], for a stream that cannot be peeked: reads, and gives the bytes back with the stream.
 ///
 /// # Errors
@@ -165,46 +138,6 @@ pub async fn detect_read<S: AsyncRead + Unpin>(mut stream: S) -> io::Result<(Det
         Err(_) => Detected::Opaque,
     };
     Ok((found, Prefixed::new(prefix, stream)))
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for Prefixed<S> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let this = &mut *self;
-        if this.prefix.is_empty() {
-            return Pin::new(&mut this.stream).poll_read(cx, buf);
-        }
-        let rest = this.prefix.get(this.at..).unwrap_or_default();
-        let n = rest.len().min(buf.remaining());
-        buf.put_slice(rest.get(..n).unwrap_or_default());
-        this.at += n;
-        if this.at >= this.prefix.len() {
-            // The connection may live for hours.
-            this.prefix = Vec::new();
-        }
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Prefixed<S> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
-    }
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
-    }
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
 }
 
 /// Decides by a prefix; none when more bytes are needed. `last` tells that no more came.

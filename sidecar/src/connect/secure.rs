@@ -9,6 +9,7 @@ use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 
 use super::dial::{DialError, dial};
+use crate::detect::Prefixed;
 use crate::identify::{Alpn, Identity, NotAdmitted, Peer, TlsError, TlsStream};
 use crate::reason::Reason;
 
@@ -38,7 +39,7 @@ pub enum Security {
 #[derive(Debug)]
 pub struct Secured {
     /// The connection.
-    pub stream: TlsStream<TcpStream>,
+    pub stream: TlsStream<Prefixed<TcpStream>>,
     /// Who answers.
     pub peer: Peer,
     /// The generation of the own identity that the connection was made with.
@@ -116,7 +117,7 @@ pub async fn secured(
         SpiffeId::new(own.id.trust_domain(), service).map_err(|e| failed(TlsError::NoIdentity(e.to_string())))?;
     let opening = OPENING.with(Arc::clone);
     let open = async {
-        let stream = dial(to, limit).await?;
+        let stream = Prefixed::untouched(dial(to, limit).await?);
         // Nobody closes it, and then a connection without a permit is the lesser harm.
         let _permit = opening.acquire().await.ok();
         let stream = identity.connect(stream, &expected, alpn).await.map_err(failed)?;

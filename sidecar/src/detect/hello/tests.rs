@@ -179,7 +179,7 @@ async fn an_endless_hello_is_the_apps_and_kept_no_further() {
         sent.extend([HANDSHAKE, 3, 1, 0, 1, byte]);
     }
     let (whose, stream) = read(&sent[..], Duration::from_secs(5)).await.expect("decided");
-    assert_eq!((whose, stream.prefix.len()), (Whose::App, MOST));
+    assert_eq!((whose, stream.ahead().len()), (Whose::App, MOST));
 }
 
 proptest! {

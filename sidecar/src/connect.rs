@@ -13,7 +13,7 @@ mod upstream;
 
 pub(crate) use dial::prepare;
 pub use dial::{DialError, dial, resolve};
-pub use http2::{CONNECTION_WINDOW, MAX_STREAMS, SEND_BUFFER, STREAM_WINDOW};
+pub use http2::{CONNECTION_WINDOW, FRAME, MAX_STREAMS, SEND_BUFFER, STREAM_WINDOW};
 pub use lease::Lease;
 pub use secure::{Secured, Security, Unconnected, barred, secured};
 pub use upstream::{Route, SendError, Upstream, Wire};

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 use super::client::Client;
 use super::head::Watch;
-use crate::connect::{CONNECTION_WINDOW, MAX_STREAMS, SEND_BUFFER, STREAM_WINDOW};
+use crate::connect::{CONNECTION_WINDOW, FRAME, MAX_STREAMS, SEND_BUFFER, STREAM_WINDOW};
 use crate::contain::{self, Caught, Panicked, caught};
 use crate::drain::{Drain, Phase};
 use crate::forward::body::{Body, BodyError};
@@ -268,6 +268,7 @@ where
     if bounds.meshed {
         builder
             .enable_connect_protocol()
+            .max_frame_size(FRAME)
             .keep_alive_interval(Duration::from_secs(30))
             .keep_alive_timeout(Duration::from_secs(10));
     }

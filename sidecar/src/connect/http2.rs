@@ -27,6 +27,10 @@ pub const MAX_STREAMS: usize = 128;
 pub const STREAM_WINDOW: u32 = 64 * 1024;
 /// Bytes that a peer may send on one connection before somebody reads them.
 pub const CONNECTION_WINDOW: u32 = 8 * 1024 * 1024;
+/// Longest frame between sidecars: with its header of 9 bytes (RFC 9113 §4.1) it fills two TLS records exactly
+/// (RFC 8446 §5.1). Frames of 16 KiB would leave 9 bytes for a record of their own each. Half the stream window,
+/// so that one frame is on its way while the other is read.
+pub const FRAME: u32 = 2 * (1 << 14) - 9;
 /// Bytes kept for one stream that the peer does not take.
 pub const SEND_BUFFER: usize = 64 * 1024;
 
@@ -97,6 +101,7 @@ impl Connection {
             .max_header_list_size(64 * 1024);
         if settings.meshed {
             builder
+                .max_frame_size(FRAME)
                 .keep_alive_interval(Duration::from_secs(15))
                 .keep_alive_timeout(Duration::from_secs(10));
         }

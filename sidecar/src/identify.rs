@@ -175,6 +175,9 @@ pub enum TlsError {
     /// The peer speaks TLS, and not what was asked for.
     #[error("the peer does not speak {0}")]
     Alpn(&'static str),
+    /// The peer answers in another protocol.
+    #[error("the peer does not speak TLS")]
+    NotTls,
     /// The handshake broke.
     #[error("the TLS handshake broke")]
     Handshake(#[source] io::Error),
@@ -193,6 +196,7 @@ impl TlsError {
         Some(match inner {
             rustls::Error::InvalidCertificate(_) => Self::Unverified(verify::describe(inner)),
             rustls::Error::NoCertificatesPresented => Self::Unverified("it shows no certificate".into()),
+            rustls::Error::InvalidMessage(rustls::InvalidMessage::InvalidContentType) => Self::NotTls,
             rustls::Error::AlertReceived(alert) => Self::Rejected(format!("{alert:?}")),
             _ => return None,
         })

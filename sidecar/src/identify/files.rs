@@ -17,6 +17,7 @@ use std::time::SystemTime;
 
 use nix::fcntl::{Flock, FlockArg};
 use outrigger_proto::model::{Revocation, TrustBundle};
+use parking_lot::Mutex;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::pem::{self, FileError, Key};
@@ -31,7 +32,7 @@ const ROOTS: &str = "roots.pem";
 pub(super) struct Files {
     dir: PathBuf,
     /// Held by the process that writes; two that write would throw away each other's keys.
-    lock: Option<Flock<File>>,
+    lock: Mutex<Option<Flock<File>>>,
 }
 
 /// What was kept.
@@ -58,12 +59,24 @@ impl Files {
         DirBuilder::new().recursive(true).mode(0o700).create(&dir)?;
         // A directory that was there may be open to others; it is ours to close.
         fs::set_permissions(&dir, fs::Permissions::from_mode(0o700))?;
-        let file = new_file(&dir.join("lock"))?;
-        let lock = Flock::lock(file, FlockArg::LockExclusiveNonblock).ok();
-        if lock.is_none() {
-            tracing::warn!(dir = %dir.display(), "another sidecar uses this directory: this one keeps its new keys in memory");
+        let files = Self {
+            dir,
+            lock: Mutex::default(),
+        };
+        if !files.may_write()? {
+            tracing::warn!(dir = %files.dir.display(), "another sidecar uses this directory: while it does, this one keeps its new keys in memory");
         }
-        Ok(Self { dir, lock })
+        Ok(files)
+    }
+
+    /// True when no other process writes here; it may have ended since the last look.
+    fn may_write(&self) -> io::Result<bool> {
+        let mut lock = self.lock.lock();
+        if lock.is_none() {
+            let file = new_file(&self.dir.join("lock"))?;
+            *lock = Flock::lock(file, FlockArg::LockExclusiveNonblock).ok();
+        }
+        Ok(lock.is_some())
     }
 
     /// Reads what was kept; none before the first join.
@@ -97,7 +110,7 @@ impl Files {
     /// # Errors
     /// When the disk does not take it; the pair before is still there.
     pub(super) fn keep(&self, key: &PrivateKeyDer<'_>, chain: &[CertificateDer<'_>], instance: &str) -> io::Result<()> {
-        if self.lock.is_none() {
+        if !self.may_write()? {
             return Ok(());
         }
         let before = fs::read_link(self.dir.join(CURRENT)).ok();
@@ -137,7 +150,7 @@ impl Files {
     /// # Errors
     /// When the disk does not take it; what was trusted before is still there.
     pub(super) fn keep_trust(&self, trust: &TrustBundle) -> io::Result<()> {
-        if self.lock.is_none() {
+        if !self.may_write()? {
             return Ok(());
         }
         let mut text = format!(

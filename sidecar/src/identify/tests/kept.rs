@@ -172,9 +172,15 @@ fn a_second_sidecar_does_not_throw_away_the_keys_of_the_first() {
         .expect("there")
         .keep(&key, &chain, "p2")
         .expect("in memory only");
-    drop((one, two));
+    drop(one);
     let again = open(dir.path()).expect("opens");
     assert_eq!(again.parts().0.expect("a leaf").key.cert, first);
+    drop(again);
+    // The first has ended: the second takes over.
+    two.files().expect("there").keep(&key, &chain, "p2").expect("kept");
+    drop(two);
+    let again = open(dir.path()).expect("opens");
+    assert_eq!(again.parts().0.expect("a leaf").key.cert, chain);
 }
 
 fn write_key(path: &PathBuf, key: &PrivateKeyDer<'_>) {

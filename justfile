@@ -28,6 +28,15 @@ fmt:
 lint:
     bash .ci/run format lint docs licences
 
+# Fuzz each parser that peers or users reach, SECONDS each; names choose targets.
+fuzz SECONDS='15' *TARGETS='':
+    tests/fuzz/run {{SECONDS}} {{TARGETS}}
+
+# A night's fuzzing: half an hour a target, then keep what reached new code.
+fuzz-night SECONDS='1800':
+    tests/fuzz/run {{SECONDS}}
+    tests/fuzz/run keep
+
 # Run every command of the README.
 readme:
     bash .ci/run readme

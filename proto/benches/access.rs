@@ -28,8 +28,8 @@ fn rule(i: usize, from: Vec<Principal>) -> Rule {
     Rule {
         name: format!("allow[{i}]"),
         from,
-        ports: if i % 2 == 0 { vec![] } else { vec!["http".into()] },
-        methods: if i % 3 == 0 {
+        ports: if i.is_multiple_of(2) { vec![] } else { vec!["http".into()] },
+        methods: if i.is_multiple_of(3) {
             vec![]
         } else {
             vec!["GET".into(), "POST".into()]

@@ -12,6 +12,7 @@ GRPCURL_VERSION=1.9.4
 ETCD_VERSION=3.7.3
 HTTPWG_VERSION=0.2.5
 CARGO_DENY_VERSION=0.20.2
+CARGO_FUZZ_VERSION=0.13.2
 SSLYZE_VERSION=6.3.1
 TLS_CLIENT_VERSION=1       # ours, of tests/tools/tls-client; raise it with every change there
 WSTEST_VERSION=0.8.2       # Autobahn's test suite, a Python 2.7 program
@@ -87,6 +88,10 @@ build_httpwg() {
 }
 build_cargo_deny() {
     nice -n 15 cargo install --locked cargo-deny --version "$CARGO_DENY_VERSION" --root "$1" --target-dir "$1/target"
+    rm -rf "$1/target"
+}
+build_cargo_fuzz() {
+    nice -n 15 cargo install --locked cargo-fuzz --version "$CARGO_FUZZ_VERSION" --root "$1" --target-dir "$1/target"
     rm -rf "$1/target"
 }
 
@@ -170,4 +175,9 @@ Run \`pyenv install 2.7.18\`, or set OUTRIGGER_PYTHON27 to a python2.7"
 install_deny() {
     cached "cargo-deny-$CARGO_DENY_VERSION" build_cargo_deny
     CARGO_DENY="$TOOLS/cargo-deny-$CARGO_DENY_VERSION/bin/cargo-deny"
+}
+
+install_fuzz() {
+    cached "cargo-fuzz-$CARGO_FUZZ_VERSION" build_cargo_fuzz
+    CARGO_FUZZ="$TOOLS/cargo-fuzz-$CARGO_FUZZ_VERSION/bin/cargo-fuzz"
 }

@@ -9,6 +9,8 @@
 mod brought;
 mod crypto;
 mod files;
+#[cfg(fuzzing)]
+pub mod fuzz;
 mod issue;
 mod keep;
 mod leaf;

@@ -22,6 +22,8 @@ mod brought;
 mod csr;
 mod disk;
 mod files;
+#[cfg(fuzzing)]
+pub mod fuzz;
 mod issue;
 mod limit;
 mod manage;

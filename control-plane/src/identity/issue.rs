@@ -278,7 +278,7 @@ fn late_by(state: &State, late: &LateRenewal) -> Result<Way, Refusal> {
 }
 
 /// Whoever renews late has the leaf's key.
-fn proves_key(late: &LateRenewal, csr: &[u8]) -> Result<(), Refusal> {
+pub(super) fn proves_key(late: &LateRenewal, csr: &[u8]) -> Result<(), Refusal> {
     let wrong = || Refusal::Unproven("the late renewal is not signed by the certificate's key".into());
     let (_, leaf) = X509Certificate::from_der(&late.leaf).map_err(|_| wrong())?;
     let key = p256(leaf.public_key()).map_err(|_| wrong())?;

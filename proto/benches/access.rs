@@ -28,7 +28,11 @@ fn rule(i: usize, from: Vec<Principal>) -> Rule {
     Rule {
         name: format!("allow[{i}]"),
         from,
-        ports: if i.is_multiple_of(2) { vec![] } else { vec!["http".into()] },
+        ports: if i.is_multiple_of(2) {
+            vec![]
+        } else {
+            vec!["http".into()]
+        },
         methods: if i.is_multiple_of(3) {
             vec![]
         } else {

@@ -95,6 +95,8 @@ pub fn normalise(path: &str) -> Result<Cow<'_, str>, Ambiguous> {
         at += 1;
     }
     let normal = normal.map_or(Cow::Borrowed(path), Cow::Owned);
+    // Of the normal form: `%25%32e` is `%252e`.
+    check_twice(&normal)?;
     check_segments(&normal)?;
     Ok(normal)
 }
@@ -139,10 +141,6 @@ fn check_escape(bytes: &[u8], at: usize, escaped: u8) -> Result<(), Ambiguous> {
         b'\\' => Err(Ambiguous::Backslash),
         b'.' => Err(Ambiguous::EncodedDot),
         0 => Err(Ambiguous::Nul),
-        b'%' => match twice(bytes.get(at + 3..).unwrap_or_default()) {
-            Some(b'/' | b'\\' | b'.' | 0) => Err(Ambiguous::EncodedTwice),
-            _ => Ok(()),
-        },
         0xc0 | 0xc1 if matches!(follower(), Some(0x80..=0xbf)) => Err(Ambiguous::Overlong),
         0xe0 if matches!(follower(), Some(0x80..=0x9f)) => Err(Ambiguous::Overlong),
         0xf0 if matches!(follower(), Some(0x80..=0x8f)) => Err(Ambiguous::Overlong),
@@ -150,15 +148,20 @@ fn check_escape(bytes: &[u8], at: usize, escaped: u8) -> Result<(), Ambiguous> {
     }
 }
 
-/// What `%25` and `rest` stand for when decoded until nothing is left to decode.
-fn twice(mut rest: &[u8]) -> Option<u8> {
-    while let Some(more) = rest.strip_prefix(b"25") {
-        rest = more;
+/// Refuses what becomes a separator when it is decoded until nothing is left to decode.
+fn check_twice(path: &str) -> Result<(), Ambiguous> {
+    for mut rest in path.split("%25").skip(1) {
+        while let Some(more) = rest.strip_prefix("25") {
+            rest = more;
+        }
+        if let Some(&[high, low]) = rest.as_bytes().get(..2)
+            && let (Some(high), Some(low)) = (hex(high), hex(low))
+            && matches!(high << 4 | low, b'/' | b'\\' | b'.' | 0)
+        {
+            return Err(Ambiguous::EncodedTwice);
+        }
     }
-    match rest {
-        [high, low, ..] => Some(hex(*high)? << 4 | hex(*low)?),
-        _ => None,
-    }
+    Ok(())
 }
 
 /// Refuses dot segments and empty ones (other than the last), with and without parameters.

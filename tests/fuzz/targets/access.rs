@@ -78,7 +78,7 @@ fn run(u: &mut Unstructured<'_>) -> Result<()> {
         rules: Vec::new(),
         audit: u.ratio(1, 8)?,
     };
-    for i in 0..u.int_in_range(0..=40)? {
+    for i in 0..u.int_in_range(0..=16)? {
         let mut rule = rule(u)?;
         rule.name = format!("allow[{i}]");
         let alone = Access {
@@ -90,7 +90,10 @@ fn run(u: &mut Unstructured<'_>) -> Result<()> {
         }
     }
     let rules = Rules::compile(&access, OWN).expect("each rule is valid");
-    while !u.is_empty() {
+    for _ in 0..8 {
+        if u.is_empty() {
+            break;
+        }
         let caller = if u.ratio(1, 4)? { None } else { Some(id(u)?) };
         let (method, path) = (pick(u, &["GET", "POST", "OPTIONS"])?, path(u)?);
         let call = Call {

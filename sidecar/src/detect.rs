@@ -146,10 +146,11 @@ pub fn classify(bytes: &[u8], last: bool) -> Option<Detected> {
     if bytes.is_empty() {
         return last.then_some(Detected::Opaque);
     }
-    let n = bytes.len().min(PREFACE.len());
+    // Only as many bytes as decide: with more of them at hand the answer is the same.
+    let n = bytes.len().min(DECIDED);
     if bytes.get(..n) == PREFACE.get(..n) {
         // `PRI * HTTP/2.0` is decided at once; shorter could still be a method.
-        return if n >= DECIDED {
+        return if n == DECIDED {
             Some(Detected::Http2)
         } else {
             last.then_some(Detected::Opaque)
@@ -180,6 +181,8 @@ mod tests {
             (&b"GET / HTTP/1.1\r\n"[..], Some(Detected::Http1)),
             (b"OPTIONS * HTTP/1.1\r\n", Some(Detected::Http1)),
             (b"PRI * HTTP/2.0\r\n\r\nSM", Some(Detected::Http2)),
+            // Broken off after the bytes that decide; cut there, it was HTTP/2 too.
+            (b"PRI * HTTP/2.0\r\nHost: a\r\n", Some(Detected::Http2)),
             (b"PRI", None),
             (b"GE", None),
             (b"\x16\x03\x01", Some(Detected::Opaque)),

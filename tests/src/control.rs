@@ -1,10 +1,13 @@
-//! A real control plane, and sidecars that learn from it and register with it.
+//! A real control plane, and sidecars that join it, learn from it and register with it. People ask it by its socket.
 
 use std::net::SocketAddr;
+use std::os::fd::AsRawFd as _;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::UnixStream;
 
 use crate::client;
 use crate::mesh::{Sidecar, start};
@@ -15,10 +18,12 @@ use crate::{ports, wait};
 /// A running control plane that can be killed and started again.
 #[derive(Debug)]
 pub struct Control {
-    /// Where it listens, for sidecars and people.
+    /// Where it listens for sidecars.
     pub addr: SocketAddr,
     config: PathBuf,
     state: PathBuf,
+    /// Whether it speaks TLS to sidecars, which then have identities.
+    tls: bool,
     process: Option<Process>,
 }
 
@@ -35,6 +40,7 @@ impl Control {
             addr: ports::free()?,
             config: world.write("config/mesh.yaml", mesh_yaml)?,
             state: world.dir().join("control-plane"),
+            tls: false,
             process: None,
         };
         control.restart(world).await?;
@@ -71,11 +77,57 @@ impl Control {
             .arg("--config")
             .arg(&self.config);
         self.process = Some(world.spawn("control-plane", command)?);
-        let addr = self.addr;
-        wait::until("the control plane answers", || async move {
-            client::get(addr, "/healthz").await.is_ok_and(|a| a.status() == 200)
+        wait::until("the control plane answers", || async {
+            self.ask("GET", "/healthz", "")
+                .await
+                .is_ok_and(|(status, _)| status == 200)
+        })
+        .await?;
+        let plain = client::get(self.addr, "/healthz").await;
+        self.tls = !plain.is_ok_and(|answer| answer.status() == 200);
+        Ok(())
+    }
+
+    /// One request as an operator: the status and the body.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub async fn ask(&self, method: &str, path: &str, body: &str) -> Result<(u16, String)> {
+        wait::soon("the control plane's answer", async {
+            // The folder's descriptor keeps the path short enough for a socket (proc(5)).
+            let folder = std::fs::File::open(&self.state)?;
+            let socket = format!("/proc/self/fd/{}/control-plane.sock", folder.as_raw_fd());
+            let mut stream = UnixStream::connect(socket).await?;
+            let kind = if body.starts_with('{') { "json" } else { "yaml" };
+            let request = format!(
+                "{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/{kind}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+                body.len()
+            );
+            stream.write_all(request.as_bytes()).await?;
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await?;
+            let (head, body) = answer.split_once("\r\n\r\n").context("no answer")?;
+            let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
+            Ok((status.context("no status")?, body.to_owned()))
         })
         .await
+    }
+
+    /// How a sidecar of `service` joins: where the control plane is, and its identity.
+    async fn joining(&self, service: &str) -> Result<Value> {
+        if !self.tls {
+            return Ok(json!({ "control_plane": format!("http://{}", self.addr) }));
+        }
+        let control_plane = format!("https://{}", self.addr);
+        if self.process.is_none() {
+            // It has joined before, or it cannot.
+            return Ok(json!({ "control_plane": control_plane, "identity": {} }));
+        }
+        let wanted = json!({ "service": service }).to_string();
+        let (status, made) = self.ask("POST", "/v1/tokens", &wanted).await?;
+        ensure!(status == 201, "no token: {made}");
+        let made: Value = serde_json::from_str(&made)?;
+        Ok(json!({ "control_plane": control_plane, "identity": { "token": made["token"] } }))
     }
 
     /// Fails when it ended or panicked.
@@ -95,7 +147,9 @@ impl Control {
     /// # Errors
     /// When it does not answer 200 with JSON.
     pub async fn json(&self, path: &str) -> Result<Value> {
-        client::get_ok(self.addr, path).await?.json()
+        let (status, body) = self.ask("GET", path, "").await?;
+        ensure!(status == 200, "{path}: {status} {body}");
+        Ok(serde_json::from_str(&body)?)
     }
 
     /// Sends a configuration; the status and the answer.
@@ -103,13 +157,7 @@ impl Control {
     /// # Errors
     /// When it does not answer.
     pub async fn apply(&self, mesh_yaml: &str) -> Result<(u16, String)> {
-        let request = format!(
-            "POST /v1/config HTTP/1.1\r\nHost: {}\r\nContent-Type: application/yaml\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{mesh_yaml}",
-            self.addr,
-            mesh_yaml.len()
-        );
-        let answer = client::once(self.addr, &request).await?;
-        Ok((answer.status(), answer.text()))
+        self.ask("POST", "/v1/config", mesh_yaml).await
     }
 
     /// Replaces the watched file.
@@ -164,10 +212,10 @@ impl Control {
             "service": service,
             "instance": instance,
             "admin": ports::free()?,
-            "control_plane": format!("http://{}", self.addr),
             "state_dir": world.dir().join("state").join(&instance),
             "inbound": [{"name": "http", "protocol": "http", "listen": listen, "app": app}],
         });
+        let config = both(config, self.joining(service).await?);
         let mut sidecar = start(world, &instance, config, listen, false)?;
         sidecar.ready().await?;
         Ok(sidecar)
@@ -183,12 +231,19 @@ impl Control {
             "service": "caller",
             "instance": "caller-0",
             "admin": ports::free()?,
-            "control_plane": format!("http://{}", self.addr),
             "state_dir": state_dir,
             "outbound": [{"service": service, "listen": listen}],
         });
+        let config = both(config, self.joining("caller").await?);
         let mut sidecar = start(world, "caller", config, listen, false)?;
         sidecar.ready().await?;
         Ok(sidecar)
     }
+}
+
+fn both(mut one: Value, other: Value) -> Value {
+    if let (Some(one), Value::Object(other)) = (one.as_object_mut(), other) {
+        one.extend(other);
+    }
+    one
 }

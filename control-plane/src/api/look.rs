@@ -153,7 +153,12 @@ fn withheld(plane: &Plane) -> Withheld {
 }
 
 fn needs(who: &str, feature: &str) -> String {
-    format!("{who}: needs sidecar >= {}", features::since(feature))
+    let since = features::since(feature);
+    match feature {
+        // Every version can; one without an identity does not say so.
+        features::MTLS => format!("{who}: needs an identity, or sidecar >= {since}"),
+        _ => format!("{who}: needs sidecar >= {since}"),
+    }
 }
 
 fn summary(plane: &Plane, name: &ServiceName, withheld: &Withheld) -> ServiceView {

@@ -42,6 +42,12 @@ impl agent::agent_server::Agent for Agent {
     async fn session(&self, request: Request<Streaming<Up>>) -> Result<Response<Self::SessionStream>, Status> {
         let (commands, receiver) = mpsc::channel(MAX_COMMANDS);
         let asker = request.extensions().get::<Asker>().cloned().unwrap_or_default();
+        if let Asker::Workload { serial, .. } = &asker {
+            let (authority, serial) = (Arc::clone(&self.plane.authority), serial.clone());
+            // Waits for the disk the first time that a leaf is shown. A failure is told as an event.
+            let shown = tokio::task::spawn_blocking(move || authority.shown(&serial).is_ok());
+            let _told = shown.await.is_err();
+        }
         let open = Open {
             session: Session::new(Arc::clone(&self.plane), asker, commands),
             ups: request.into_inner(),

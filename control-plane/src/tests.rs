@@ -4,5 +4,6 @@ mod access;
 mod api;
 mod client;
 mod door;
+mod identity;
 mod member;
 mod protocol;

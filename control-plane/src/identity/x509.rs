@@ -125,11 +125,7 @@ fn params(now: Unix, life: u64, name: Option<(String, &str)>) -> Result<Certific
         // RFC 5280 A.1 allows 64 characters.
         let organization: String = trust_domain.chars().take(64).collect();
         params.distinguished_name.push(DnType::OrganizationName, organization);
-        params.subject_alt_names = vec![SanType::URI(
-            format!("spiffe://{trust_domain}")
-                .try_into()
-                .map_err(rcgen::Error::from)?,
-        )];
+        params.subject_alt_names = vec![SanType::URI(format!("spiffe://{trust_domain}").try_into()?)];
     }
     params.use_authority_key_identifier_extension = true;
     Ok(params)
@@ -202,7 +198,7 @@ impl Signer {
             });
         }
         let mut params = params(now, life.min(self.not_after - now), None)?;
-        params.subject_alt_names = vec![SanType::URI(id.try_into().map_err(rcgen::Error::from)?)];
+        params.subject_alt_names = vec![SanType::URI(id.try_into()?)];
         params.is_ca = IsCa::ExplicitNoCa;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];

@@ -30,6 +30,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .field_attribute("Proxy.mode", "#[serde(with = \"crate::names::mode\")]")
         .field_attribute("Service.mode", "#[serde(with = \"crate::names::mode\")]")
         .field_attribute("Access.default", "#[serde(with = \"crate::names::access_default\")]")
+        .field_attribute("Limits.underscores", "#[serde(with = \"crate::names::underscores\")]")
+        .field_attribute("Limits.trailers", "#[serde(with = \"crate::names::trailers\")]")
         .field_attribute("External.mode", "#[serde(with = \"crate::names::external_mode\")]")
         .btree_map(".")
         .compile_fds(set)?;

@@ -72,6 +72,16 @@ spelled!(
     ["allow" => Allow, "deny" => Deny]
 );
 spelled!(
+    /// `Underscores`.
+    underscores, crate::wire::mesh::Underscores,
+    ["reject" => Reject, "drop" => Drop, "allow" => Allow]
+);
+spelled!(
+    /// `Trailers`.
+    trailers, crate::wire::mesh::Trailers,
+    ["pass" => Pass, "drop" => Drop]
+);
+spelled!(
     /// `External.Mode`.
     external_mode, crate::wire::mesh::external::Mode,
     ["allow" => Allow, "deny" => Deny, "list" => List]

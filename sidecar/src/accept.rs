@@ -4,6 +4,7 @@
 //! with one single-threaded runtime, its own pools and counters. Knows no routes.
 
 mod client;
+pub mod frames;
 pub mod head;
 mod listen;
 pub mod serve;

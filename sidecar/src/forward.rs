@@ -5,6 +5,7 @@
 pub mod body;
 pub mod copy;
 pub mod fields;
+pub mod held;
 pub mod origin;
 pub mod replay;
 pub mod tap;

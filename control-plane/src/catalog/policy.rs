@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use outrigger_proto::model::{
     Access, AccessLog, Balance, Dependency, DependencyCheck, External, Health, Mode, Principal, Probe, Protocol,
+    Trailers, Underscores,
 };
 use outrigger_proto::wire::mesh as wire;
 
@@ -27,6 +28,21 @@ pub(super) fn proxy(document: &ServiceDoc) -> wire::Proxy {
             header_timeout_ms: millis(limits.header_timeout),
             idle_timeout_ms: millis(limits.idle_timeout),
             max_connection_age_ms: millis(limits.max_connection_age),
+            max_connections_per_listener: count(limits.max_connections_per_listener),
+            max_streams: limits.max_streams,
+            max_buffered_bytes: limits.max_buffered_bytes as u64,
+            file_reserve: count(limits.file_reserve),
+            max_resets_per_second: limits.max_resets,
+            max_control_frames_per_second: limits.max_control_frames,
+            underscores: match limits.underscores {
+                Underscores::Reject => wire::Underscores::Reject,
+                Underscores::Drop => wire::Underscores::Drop,
+                Underscores::Allow => wire::Underscores::Allow,
+            } as i32,
+            trailers: match limits.trailers {
+                Trailers::Pass => wire::Trailers::Pass,
+                Trailers::Drop => wire::Trailers::Drop,
+            } as i32,
         }),
         drain: Some(wire::Drain {
             delay_ms: millis(document.drain.delay),

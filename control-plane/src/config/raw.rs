@@ -336,9 +336,12 @@ pub(super) struct Depends {
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Limits {
-    /// Client connections at a time.
-    #[schemars(range(min = 1, max = 1_000_000), extend("x-default" = "10000"))]
+    /// Client connections of the whole sidecar at a time.
+    #[schemars(range(min = 1, max = 1_000_000), extend("x-default" = "20000"))]
     pub(super) max_connections: Option<u32>,
+    /// Client connections of one listener at a time.
+    #[schemars(range(min = 1, max = 1_000_000), extend("x-default" = "10000"))]
+    pub(super) max_connections_per_listener: Option<u32>,
     /// Bytes in one header section.
     #[schemars(range(min = 8192, max = 1_048_576), extend("x-default" = "61440"))]
     pub(super) max_header_bytes: Option<u32>,
@@ -354,6 +357,44 @@ pub(super) struct Limits {
     /// Age at which a connection is closed gracefully, give or take a tenth.
     #[schemars(extend("format" = "duration", "x-default" = "1h"))]
     pub(super) max_connection_age: Option<String>,
+    /// Streams of one HTTP/2 connection at a time.
+    #[schemars(range(min = 1, max = 128), extend("x-default" = "128"))]
+    pub(super) max_streams: Option<u32>,
+    /// Mebibytes of messages that the whole sidecar holds for slow peers; above it requests are shed as `overloaded`.
+    #[schemars(range(min = 1, max = 1_048_576), extend("x-default" = "256"))]
+    pub(super) max_buffered_mib: Option<u32>,
+    /// File descriptors that client connections cannot use up.
+    #[schemars(range(min = 8, max = 65_536), extend("x-default" = "64"))]
+    pub(super) file_reserve: Option<u32>,
+    /// Streams that one HTTP/2 client may reset in a second before its connection is ended.
+    #[schemars(range(min = 10, max = 1_000_000), extend("x-default" = "1000"))]
+    pub(super) max_resets: Option<u32>,
+    /// Other frames that carry nothing (pings, settings, window updates, empty frames) that one HTTP/2 client may send in
+    /// a second before its connection is ended; what it is sent counts in its favour.
+    #[schemars(range(min = 10, max = 1_000_000), extend("x-default" = "1000"))]
+    pub(super) max_control_frames: Option<u32>,
+    /// Requests with a header name that has an underscore: refused, or the field removed, or passed on. gRPC's metadata
+    /// always passes.
+    #[schemars(extend("x-default" = "reject"))]
+    pub(super) underscores: Option<Underscores>,
+    /// Trailers of messages that are not gRPC's: passed on, or removed.
+    #[schemars(extend("x-default" = "pass"))]
+    pub(super) trailers: Option<Trailers>,
+}
+
+#[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Underscores {
+    Reject,
+    Drop,
+    Allow,
+}
+
+#[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Trailers {
+    Pass,
+    Drop,
 }
 
 /// How a sidecar leaves.

@@ -3,7 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use outrigger_proto::model::{AccessLog, Balance, Drain, External, Health, Limits, Mode, ServiceName};
+use outrigger_proto::model::{
+    AccessLog, Balance, Drain, External, Health, Limits, Mode, ServiceName, Trailers, Underscores,
+};
 
 use super::access::Inherited;
 use super::reader::Reader;
@@ -229,6 +231,10 @@ impl Reader<'_> {
             },
             limits: Limits {
                 max_connections: size(limits.max_connections, defaults.limits.max_connections),
+                max_connections_per_listener: size(
+                    limits.max_connections_per_listener,
+                    defaults.limits.max_connections_per_listener,
+                ),
                 max_header_bytes: size(limits.max_header_bytes, defaults.limits.max_header_bytes),
                 max_headers: size(limits.max_headers, defaults.limits.max_headers),
                 header_timeout: self.duration(
@@ -246,6 +252,24 @@ impl Reader<'_> {
                     &["limits", "max_connection_age"],
                     defaults.limits.max_connection_age,
                 ),
+                max_streams: limits.max_streams.unwrap_or(defaults.limits.max_streams),
+                max_buffered_bytes: limits
+                    .max_buffered_mib
+                    .map_or(defaults.limits.max_buffered_bytes, |mib| (mib as usize) << 20),
+                file_reserve: size(limits.file_reserve, defaults.limits.file_reserve),
+                max_resets: limits.max_resets.unwrap_or(defaults.limits.max_resets),
+                max_control_frames: limits.max_control_frames.unwrap_or(defaults.limits.max_control_frames),
+                underscores: match limits.underscores {
+                    None => defaults.limits.underscores,
+                    Some(raw::Underscores::Reject) => Underscores::Reject,
+                    Some(raw::Underscores::Drop) => Underscores::Drop,
+                    Some(raw::Underscores::Allow) => Underscores::Allow,
+                },
+                trailers: match limits.trailers {
+                    None => defaults.limits.trailers,
+                    Some(raw::Trailers::Pass) => Trailers::Pass,
+                    Some(raw::Trailers::Drop) => Trailers::Drop,
+                },
             },
             drain: Drain {
                 delay: self.duration(drain.delay.as_deref(), &["drain", "delay"], defaults.drain.delay),

@@ -376,7 +376,7 @@ timeout: none
 connect_timeout: 1s
 balance: p2c_peak_ewma
 external: allow
-limits: { max_connections: 10000, max_header_bytes: 61440, max_headers: 100, header_timeout: 10s, idle_timeout: 1h, max_connection_age: 1h }
+limits: { max_connections: 20000, max_header_bytes: 61440, max_headers: 100, header_timeout: 10s, idle_timeout: 1h, max_connection_age: 1h }
 drain: { delay: 500ms, deadline: 10s }
 access_log: off
 weight: 1

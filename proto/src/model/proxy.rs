@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Access, FieldError, Mode, ServiceName, duration};
+use super::{Access, FieldError, Limits, Mode, ServiceName, duration};
 use crate::wire::mesh as wire;
 
 /// One workload's own settings: what its sidecar does for the app beside it.
@@ -150,37 +150,6 @@ pub enum External {
     List(Vec<String>),
 }
 
-/// Bounds on what clients may ask of the sidecar. On by default; the numbers are
-/// Envoy's for the edge (`best_practices/edge`), less where a sidecar needs less.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Limits {
-    /// Client connections. Default 10,000.
-    pub max_connections: usize,
-    /// One header section, bytes. Default 60 KiB.
-    pub max_header_bytes: usize,
-    /// Fields in one header section. Default 100.
-    pub max_headers: usize,
-    /// To read one request's header section. Default 10 s.
-    pub header_timeout: Duration,
-    /// An idle client connection. Default 1 h.
-    pub idle_timeout: Duration,
-    /// Age at which a connection is closed gracefully, give or take a tenth. Default 1 h.
-    pub max_connection_age: Duration,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            max_connections: 10_000,
-            max_header_bytes: 60 * 1024,
-            max_headers: 100,
-            header_timeout: Duration::from_secs(10),
-            idle_timeout: Duration::from_secs(3600),
-            max_connection_age: Duration::from_secs(3600),
-        }
-    }
-}
-
 /// How the sidecar leaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Drain {
@@ -317,27 +286,6 @@ impl TryFrom<wire::External> for External {
             Ok(Mode::Deny) => Self::Deny,
             Ok(Mode::List) => Self::List(wire.hosts),
             Err(_) => return Err(FieldError::new("mode", format!("{} is unknown", wire.mode))),
-        })
-    }
-}
-
-impl TryFrom<wire::Limits> for Limits {
-    type Error = FieldError;
-
-    fn try_from(wire: wire::Limits) -> Result<Self, FieldError> {
-        let default = Self::default();
-        let or = |n: u32, default: usize| if n == 0 { default } else { n as usize };
-        Ok(Self {
-            max_connections: or(wire.max_connections, default.max_connections),
-            max_header_bytes: or(wire.max_header_bytes, default.max_header_bytes).clamp(8192, 1 << 20),
-            max_headers: or(wire.max_headers, default.max_headers).clamp(8, 4096),
-            header_timeout: duration(wire.header_timeout_ms, "header_timeout_ms", default.header_timeout)?,
-            idle_timeout: duration(wire.idle_timeout_ms, "idle_timeout_ms", default.idle_timeout)?,
-            max_connection_age: duration(
-                wire.max_connection_age_ms,
-                "max_connection_age_ms",
-                default.max_connection_age,
-            )?,
         })
     }
 }

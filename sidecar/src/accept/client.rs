@@ -15,6 +15,7 @@ use bytes::{Buf as _, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
+use super::frames::Frames;
 use super::head::Watch;
 use crate::contain::{self, Place};
 
@@ -27,18 +28,41 @@ pub(super) struct Client<S> {
     stream: S,
     /// There on HTTP/1.
     watch: Option<Arc<Watch>>,
+    /// There on HTTP/2.
+    frames: Option<Box<Counted>>,
     /// Bytes read while nobody served the connection.
     ahead: Bytes,
     /// Set when the writing half is closed. Boxed: most connections never have it.
     closing: Option<Pin<Box<Sleep>>>,
 }
 
+/// An HTTP/2 client's frames, and when it came.
+#[derive(Debug)]
+struct Counted {
+    frames: Frames,
+    began: Instant,
+}
+
 impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
-    /// Wraps `stream`.
-    pub(super) fn new(stream: S, watch: Option<Arc<Watch>>) -> Self {
+    /// Wraps the stream of an HTTP/1 client.
+    pub(super) fn http1(stream: S, watch: Arc<Watch>) -> Self {
+        Self::new(stream, Some(watch), None)
+    }
+
+    /// Wraps the stream of an HTTP/2 client, whose frames are counted.
+    pub(super) fn http2(stream: S, frames: Frames) -> Self {
+        let counted = Counted {
+            frames,
+            began: Instant::now(),
+        };
+        Self::new(stream, None, Some(Box::new(counted)))
+    }
+
+    fn new(stream: S, watch: Option<Arc<Watch>>, frames: Option<Box<Counted>>) -> Self {
         Self {
             stream,
             watch,
+            frames,
             ahead: Bytes::new(),
             closing: None,
         }
@@ -73,9 +97,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
         .await
     }
 
-    fn wrote(&self, result: &Poll<io::Result<usize>>) {
+    fn wrote(&mut self, result: &Poll<io::Result<usize>>) {
         if let Some(watch) = &self.watch {
             watch.wrote(result.is_ready());
+        }
+        if let (Some(counted), Poll::Ready(Ok(n))) = (&mut self.frames, result) {
+            counted.frames.sent(*n);
         }
     }
 }
@@ -92,8 +119,17 @@ impl<S: AsyncRead + Unpin> AsyncRead for Client<S> {
         }
         let before = buf.filled().len();
         ready!(Pin::new(&mut this.stream).poll_read(cx, buf))?;
-        if let (Some(watch), Some(new)) = (&this.watch, buf.filled().get(before..).filter(|new| !new.is_empty())) {
+        let Some(new) = buf.filled().get(before..).filter(|new| !new.is_empty()) else {
+            return Poll::Ready(Ok(()));
+        };
+        if let Some(watch) = &this.watch {
             watch.saw(new);
+        }
+        if let Some(counted) = &mut this.frames {
+            counted
+                .frames
+                .feed(new, counted.began.elapsed())
+                .map_err(io::Error::other)?;
         }
         Poll::Ready(Ok(()))
     }

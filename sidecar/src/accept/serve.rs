@@ -16,6 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::time::Instant;
 
 use super::client::Client;
+use super::frames::Frames;
 use super::head::Watch;
 use crate::connect::{CONNECTION_WINDOW, FRAME, MAX_STREAMS, SEND_BUFFER, STREAM_WINDOW};
 use crate::contain::{self, Caught, Panicked, caught};
@@ -137,6 +138,11 @@ pub struct Bounds {
 /// How long an HTTP/1 connection is served without a request before it is put down.
 const PUT_DOWN: Duration = Duration::from_secs(1);
 
+/// Streams that a client may have reset before they were begun to be served; h2's own default.
+const PENDING_RESETS: usize = 20;
+/// Streams that a client may make us reset by errors of its own in one connection's life.
+const ERRORS: usize = 256;
+
 /// Serves HTTP/1.0 and 1.1 until the connection ends.
 ///
 /// A connection without a request is put down: hyper's state and its two buffers of 8 KiB go, and come
@@ -158,7 +164,7 @@ where
     let watch = Arc::new(Watch::default());
     let started = Instant::now();
     let age = jittered(limits.max_connection_age);
-    let mut client = Client::new(io, Some(watch.clone()));
+    let mut client = Client::http1(io, watch.clone());
     loop {
         let bridge = Bridge {
             inner: service.clone(),
@@ -262,7 +268,9 @@ where
         .auto_date_header(false)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_concurrent_streams(u32::try_from(MAX_STREAMS).ok())
+        .max_concurrent_streams(limits.max_streams.min(u32::try_from(MAX_STREAMS).unwrap_or(u32::MAX)))
+        .max_pending_accept_reset_streams(PENDING_RESETS)
+        .max_local_error_reset_streams(ERRORS)
         .max_send_buf_size(SEND_BUFFER)
         .max_header_list_size(u32::try_from(limits.max_header_bytes).unwrap_or(u32::MAX));
     if bounds.meshed {
@@ -272,8 +280,9 @@ where
             .keep_alive_interval(Duration::from_secs(30))
             .keep_alive_timeout(Duration::from_secs(10));
     }
+    let frames = Frames::new(limits.max_resets, limits.max_control_frames);
     let connection = builder.serve_connection(
-        TokioIo::new(Client::new(io, None)),
+        TokioIo::new(Client::http2(io, frames)),
         Bridge {
             inner: service,
             watch: None,

@@ -11,6 +11,7 @@ use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 
 use super::fields;
+use super::held::Chunk;
 use super::replay::Replay;
 use crate::exchange::Exchange;
 
@@ -129,10 +130,10 @@ impl Kind {
 }
 
 impl http_body::Body for Body {
-    type Data = Bytes;
+    type Data = Chunk;
     type Error = BodyError;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Chunk>, BodyError>>> {
         let this = &mut *self;
         if let Some(exchange) = this.exchange.as_mut().filter(|e| e.is_cut()) {
             return Poll::Ready(Some(Err(cancelled(exchange))));
@@ -182,7 +183,7 @@ impl http_body::Body for Body {
                 }
             }
         }
-        Poll::Ready(frame)
+        Poll::Ready(frame.map(|frame| frame.map(|f| f.map_data(Chunk::from))))
     }
 
     fn is_end_stream(&self) -> bool {

@@ -9,6 +9,8 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::held::Held;
+
 const STEPS: [(u64, usize); 3] = [(0, 1024), (64 * 1024, 16 * 1024), (4 * 1024 * 1024, 256 * 1024)];
 
 /// Bytes moved in each direction.
@@ -66,6 +68,7 @@ struct OneWay {
     end: usize,
     moved: u64,
     state: State,
+    held: Held,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -83,6 +86,7 @@ impl OneWay {
             end: 0,
             moved: 0,
             state: State::Copying,
+            held: Held::default(),
         }
     }
 
@@ -94,6 +98,7 @@ impl OneWay {
             .map_or(1024, |(_, size)| *size);
         if self.buffer.len() < wanted {
             self.buffer.resize(wanted, 0);
+            self.held.set(wanted);
         }
     }
 
@@ -109,6 +114,7 @@ impl OneWay {
                     ready!(Pin::new(&mut *to).poll_shutdown(cx))?;
                     self.state = State::Done;
                     self.buffer = Vec::new();
+                    self.held.set(0);
                 }
                 State::Copying if self.start < self.end => {
                     let rest = self.buffer.get(self.start..self.end).unwrap_or_default();

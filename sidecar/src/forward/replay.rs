@@ -14,6 +14,8 @@ use hyper::body::Incoming;
 use parking_lot::Mutex;
 use smallvec::SmallVec;
 
+use super::held::Held;
+
 /// Bytes kept for a second try.
 const KEEP: usize = 64 * 1024;
 
@@ -37,6 +39,7 @@ struct Kept {
     frames: SmallVec<[Bytes; 2]>,
     trailers: Option<HeaderMap>,
     bytes: usize,
+    held: Held,
     overflowed: bool,
     ended: bool,
     turn: u32,
@@ -51,6 +54,7 @@ impl Source {
             frames: SmallVec::new(),
             trailers: None,
             bytes: 0,
+            held: Held::default(),
             overflowed: false,
             ended: false,
             turn: 0,
@@ -83,6 +87,8 @@ impl Source {
     pub fn commit(&self) {
         let mut kept = self.0.lock();
         kept.overflowed = true;
+        // What a present try has still to send is there; nothing more is added to it.
+        kept.held.set(0);
     }
 }
 
@@ -110,10 +116,13 @@ impl Replay {
                     if kept.overflowed || kept.bytes > KEEP {
                         kept.overflowed = true;
                         kept.frames.clear();
+                        kept.held.set(0);
                         self.next = 0;
                     } else {
                         let data = data.clone();
                         kept.frames.push(data);
+                        let bytes = kept.bytes;
+                        kept.held.set(bytes);
                         self.next += 1;
                     }
                 } else {

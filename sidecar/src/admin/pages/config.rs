@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use outrigger_proto::model::{AccessLog, Balance, DependencyCheck, External, Probe, Proxy, Service};
+use outrigger_proto::model::{
+    AccessLog, Balance, DependencyCheck, External, Probe, Proxy, Service, Trailers, Underscores,
+};
 use outrigger_proto::wire::mesh as wire;
 use serde_json::{Value, json};
 
@@ -99,6 +101,21 @@ fn proxy(proxy: &Proxy) -> Value {
             "header_timeout_ms": limits.header_timeout.as_millis(),
             "idle_timeout_ms": limits.idle_timeout.as_millis(),
             "max_connection_age_ms": limits.max_connection_age.as_millis(),
+            "max_connections_per_listener": limits.max_connections_per_listener,
+            "max_streams": limits.max_streams,
+            "max_buffered_bytes": limits.max_buffered_bytes,
+            "file_reserve": limits.file_reserve,
+            "max_resets_per_second": limits.max_resets,
+            "max_control_frames_per_second": limits.max_control_frames,
+            "underscores": match limits.underscores {
+                Underscores::Reject => "reject",
+                Underscores::Drop => "drop",
+                Underscores::Allow => "allow",
+            },
+            "trailers": match limits.trailers {
+                Trailers::Pass => "pass",
+                Trailers::Drop => "drop",
+            },
         },
         "drain": {"delay_ms": proxy.drain.delay.as_millis(), "deadline_ms": proxy.drain.deadline.as_millis()},
         "access_log": match proxy.access_log {

@@ -5,10 +5,11 @@
 
 mod client;
 pub mod frames;
+mod gate;
 pub mod head;
 mod listen;
 pub mod serve;
 mod worker;
 
 pub use listen::{Listener, bind, run_acceptor};
-pub use worker::{Handler, Job, Worker, spawn};
+pub use worker::{Counted, Handler, Job, Worker, spawn};

@@ -93,6 +93,7 @@ impl Egress {
         let bounds = Bounds {
             limits: self.shared.directory.proxy().limits.clone(),
             meshed: false,
+            stats: self.shared.stats.clone(),
         };
         let service = Requests {
             journey: self.clone(),

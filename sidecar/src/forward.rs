@@ -3,9 +3,9 @@
 //! Moves and never decides; knows no policy state.
 
 pub mod body;
+pub mod chunk;
 pub mod copy;
 pub mod fields;
-pub mod held;
 pub mod origin;
 pub mod replay;
 pub mod tap;

@@ -161,6 +161,7 @@ impl Inbound {
         let bounds = Bounds {
             limits: self.shared.directory.proxy().limits.clone(),
             meshed: caller.sidecar,
+            stats: self.shared.stats.clone(),
         };
         let drain = &self.shared.drain;
         let serve = async {
@@ -323,7 +324,7 @@ impl Inbound {
         if let Some(left) = deadline.forwarded(now) {
             parts.headers.insert(GRPC_TIMEOUT, left);
         }
-        let source = (!http_body::Body::is_end_stream(&body)).then(|| Source::new(body));
+        let source = (!http_body::Body::is_end_stream(&body)).then(|| Source::new(body, &parts.extensions));
         let body = source
             .as_ref()
             .and_then(Source::take)

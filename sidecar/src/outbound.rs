@@ -109,6 +109,7 @@ impl Outbound {
         let bounds = Bounds {
             limits: self.shared.directory.proxy().limits.clone(),
             meshed: false,
+            stats: self.shared.stats.clone(),
         };
         match http2 {
             true => serve::http2(stream, service, &bounds, &self.shared.drain, std::future::pending()).await?,
@@ -167,7 +168,7 @@ impl Outbound {
         if let Some(left) = deadline.forwarded(now) {
             parts.headers.insert(GRPC_TIMEOUT, left);
         }
-        let source = (!http_body::Body::is_end_stream(&body)).then(|| Source::new(body));
+        let source = (!http_body::Body::is_end_stream(&body)).then(|| Source::new(body, &parts.extensions));
         let body = source
             .as_ref()
             .and_then(Source::take)

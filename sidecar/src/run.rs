@@ -152,6 +152,7 @@ fn bind_all(bootstrap: &Bootstrap) -> io::Result<Vec<Listener>> {
         Ok(Listener {
             socket: accept::bind(address)?.into(),
             role,
+            open: Arc::default(),
         })
     })
     .collect()

@@ -18,6 +18,7 @@ use tokio::time::{Instant, Sleep};
 use super::frames::Frames;
 use super::head::Watch;
 use crate::contain::{self, Place};
+use crate::observe::held;
 
 /// How long the peer may take to close its half.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -36,11 +37,49 @@ pub(super) struct Client<S> {
     closing: Option<Pin<Box<Sleep>>>,
 }
 
-/// An HTTP/2 client's frames, and when it came.
+/// An HTTP/2 client's frames, and how it takes what is sent to it.
 #[derive(Debug)]
 struct Counted {
     frames: Frames,
     began: Instant,
+    most: usize,
+    /// Since when the client takes less than comes, and the bytes that it has taken since.
+    blocked: Option<Instant>,
+    taken: usize,
+}
+
+/// How long a client may take little while the sidecar holds too much, and how much little is.
+const LITTLE: (Duration, usize) = (Duration::from_secs(5), 64 * 1024);
+
+/// A client that does not read what it asked for, while the sidecar holds too much.
+#[derive(Debug, thiserror::Error)]
+#[error("the client hardly reads what it asked for, and too many bytes wait")]
+pub(super) struct Slow;
+
+impl Counted {
+    /// Takes in a write's result. A client that reads nothing at all wakes nobody, and its socket ends by
+    /// TCP_USER_TIMEOUT; this one finds those that read a little now and then.
+    fn wrote(&mut self, result: &Poll<io::Result<usize>>) -> Result<(), Slow> {
+        match result {
+            Poll::Ready(Ok(n)) => {
+                self.frames.sent(*n);
+                self.taken = self.taken.saturating_add(*n);
+            }
+            Poll::Ready(Err(_)) => {}
+            Poll::Pending => {
+                let since = *self.blocked.get_or_insert_with(|| {
+                    self.taken = 0;
+                    Instant::now()
+                });
+                if self.taken >= LITTLE.1 {
+                    (self.blocked, self.taken) = (None, 0);
+                } else if since.elapsed() >= LITTLE.0 && held::over(self.most) {
+                    return Err(Slow);
+                }
+            }
+        }
+        Ok(())
+    }
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
@@ -50,10 +89,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
     }
 
     /// Wraps the stream of an HTTP/2 client, whose frames are counted.
-    pub(super) fn http2(stream: S, frames: Frames) -> Self {
+    /// Above `most` bytes held by the whole sidecar it has to take what it asked for.
+    pub(super) fn http2(stream: S, frames: Frames, most: usize) -> Self {
+        let now = Instant::now();
         let counted = Counted {
             frames,
-            began: Instant::now(),
+            began: now,
+            most,
+            blocked: None,
+            taken: 0,
         };
         Self::new(stream, None, Some(Box::new(counted)))
     }
@@ -97,13 +141,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
         .await
     }
 
-    fn wrote(&mut self, result: &Poll<io::Result<usize>>) {
+    fn wrote(&mut self, result: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         if let Some(watch) = &self.watch {
             watch.wrote(result.is_ready());
         }
-        if let (Some(counted), Poll::Ready(Ok(n))) = (&mut self.frames, result) {
-            counted.frames.sent(*n);
+        if let Some(counted) = &mut self.frames {
+            counted.wrote(&result).map_err(io::Error::other)?;
         }
+        result
     }
 }
 
@@ -138,8 +183,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Client<S> {
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Client<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let result = Pin::new(&mut self.stream).poll_write(cx, buf);
-        self.wrote(&result);
-        result
+        self.wrote(result)
     }
 
     fn poll_write_vectored(
@@ -148,8 +192,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Client<S> {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let result = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
-        self.wrote(&result);
-        result
+        self.wrote(result)
     }
 
     fn is_write_vectored(&self) -> bool {

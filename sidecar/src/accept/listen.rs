@@ -2,12 +2,14 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use tokio::io::unix::AsyncFd;
 
-use super::worker::{Job, Worker};
+use super::worker::{Counted, Job, Worker};
 use crate::contain::{self, Place, Task};
 use crate::drain::Phase;
 use crate::observe::Gauge;
@@ -23,6 +25,8 @@ pub struct Listener {
     pub socket: Arc<TcpListener>,
     /// Which journey its connections take.
     pub role: usize,
+    /// Its open connections.
+    pub open: Arc<AtomicUsize>,
 }
 
 /// Binds `address`.
@@ -101,6 +105,8 @@ impl Door {
         if let Some((stream, client)) = self.in_hand.take() {
             self.hand(stream, client);
         }
+        let files = Files::new(self.shared.directory.proxy().limits.file_reserve);
+        let mut near = false;
         // A raw accept instead of tokio's: the stream is registered once, on its worker.
         #[expect(
             deprecated,
@@ -112,9 +118,15 @@ impl Door {
                 ready = socket.readable() => ready?,
                 () = self.shared.drain.reached(Phase::Closing) => break,
             };
+            if near && files.scarce(&self.listener.socket) {
+                self.shared.stats.add(Gauge::AcceptPaused, 1);
+                tokio::time::sleep(PAUSE).await;
+                continue;
+            }
             match ready.try_io(|inner| inner.get_ref().accept()) {
                 Err(_would_block) => {}
                 Ok(Ok(accepted)) => {
+                    near = files.reserved(&accepted.0);
                     self.in_hand = Some(accepted);
                     contain::here(Place::Accept);
                     if let Some((stream, client)) = self.in_hand.take() {
@@ -141,15 +153,55 @@ impl Door {
     fn hand(&self, stream: TcpStream, client: SocketAddr) {
         let role = self.listener.role;
         let open: usize = self.workers.iter().map(Worker::open).sum();
-        let full = open >= self.shared.directory.proxy().limits.max_connections;
+        let counted = Counted::one_of(&self.listener.open);
+        let proxy = self.shared.directory.proxy();
+        let full = open >= proxy.limits.max_connections
+            || self.listener.open.load(Relaxed) > proxy.limits.max_connections_per_listener;
         let least = self
             .workers
             .iter()
             .min_by_key(|w| w.open())
             .filter(|_| !full && stream.set_nonblocking(true).is_ok());
-        if !least.is_some_and(|w| w.hand(Job { stream, client, role })) {
+        if !least.is_some_and(|w| {
+            w.hand(Job {
+                stream,
+                client,
+                role,
+                counted,
+            })
+        }) {
             self.shared.stats.add(Gauge::ConnectionsRefused, 1);
         }
+    }
+}
+
+/// The file descriptors that clients cannot use up. A new descriptor is the lowest that is free, so its
+/// number tells how many are in use, and asking costs no look at all of them.
+#[derive(Debug, Clone, Copy)]
+struct Files {
+    /// Descriptors from here on are kept back.
+    below: RawFd,
+}
+
+impl Files {
+    /// Keeps `reserve` of the process's descriptors back, and a quarter of them at most.
+    fn new(reserve: usize) -> Self {
+        let limit = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE)
+            .map_or(u64::MAX, |(soft, _)| soft);
+        let reserve = (reserve as u64).min(limit / 4);
+        Self {
+            below: RawFd::try_from(limit - reserve).unwrap_or(RawFd::MAX),
+        }
+    }
+
+    /// True when the descriptor is one of those kept back.
+    fn reserved(self, descriptor: &impl AsRawFd) -> bool {
+        descriptor.as_raw_fd() >= self.below
+    }
+
+    /// True when the next descriptor would be one of those kept back, or there is none.
+    fn scarce(self, any: &TcpListener) -> bool {
+        any.try_clone().map_or(true, |probe| self.reserved(&probe))
     }
 }
 

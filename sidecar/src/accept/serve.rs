@@ -15,13 +15,16 @@ use outrigger_proto::model::Limits;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::time::Instant;
 
-use super::client::Client;
-use super::frames::Frames;
+use super::client::{Client, Slow};
+use super::frames::{Flood, Frames};
+use super::gate::Gate;
 use super::head::Watch;
 use crate::connect::{CONNECTION_WINDOW, FRAME, MAX_STREAMS, SEND_BUFFER, STREAM_WINDOW};
 use crate::contain::{self, Caught, Panicked, caught};
 use crate::drain::{Drain, Phase};
 use crate::forward::body::{Body, BodyError};
+use crate::forward::chunk::Chunk;
+use crate::observe::{Gauge, Stats};
 use crate::reason::Reason;
 use crate::respond::{self, Dress};
 
@@ -39,6 +42,7 @@ pub trait Serve: Clone + Send + Sync + 'static {
 struct Bridge<S> {
     inner: S,
     watch: Option<Arc<Watch>>,
+    gate: Gate,
 }
 
 impl<S: Serve> Service<Request<Incoming>> for Bridge<S> {
@@ -46,7 +50,7 @@ impl<S: Serve> Service<Request<Incoming>> for Bridge<S> {
     type Error = h2::Error;
     type Future = Answering;
 
-    fn call(&self, request: Request<Incoming>) -> Self::Future {
+    fn call(&self, mut request: Request<Incoming>) -> Self::Future {
         let watch = self.watch.clone();
         if let Some(watch) = &watch {
             watch.begin();
@@ -54,9 +58,18 @@ impl<S: Serve> Service<Request<Incoming>> for Bridge<S> {
                 watch.read_whole();
             }
         }
+        let no_trailers = self.gate.drops_trailers(&mut request);
+        let work = match self.gate.refuses(&mut request) {
+            None => caught(|| self.inner.serve(request, watch.clone())),
+            Some((reason, detail)) => {
+                let dress = Dress::of(request.headers());
+                caught(move || std::future::ready(Ok(respond::answer(reason, dress, detail))))
+            }
+        };
         Answering {
-            work: caught(|| self.inner.serve(request, watch.clone())),
+            work,
             watch,
+            no_trailers,
         }
     }
 }
@@ -67,6 +80,7 @@ impl<S: Serve> Service<Request<Incoming>> for Bridge<S> {
 struct Answering {
     work: Caught<Result<Response<Body>, h2::Error>>,
     watch: Option<Arc<Watch>>,
+    no_trailers: bool,
 }
 
 impl Future for Answering {
@@ -84,8 +98,14 @@ impl Future for Answering {
             }
             Err(Panicked) => Err(h2::Reason::INTERNAL_ERROR.into()),
         };
-        let watch = self.watch.take();
-        Poll::Ready(answer.map(|response| response.map(|body| Answer { body, watch })))
+        let (watch, no_trailers) = (self.watch.take(), self.no_trailers);
+        Poll::Ready(answer.map(|response| {
+            response.map(|body| Answer {
+                body,
+                watch,
+                no_trailers,
+            })
+        }))
     }
 }
 
@@ -94,19 +114,24 @@ impl Future for Answering {
 struct Answer {
     body: Body,
     watch: Option<Arc<Watch>>,
+    no_trailers: bool,
 }
 
 impl hyper::body::Body for Answer {
-    type Data = bytes::Bytes;
+    type Data = Chunk;
     type Error = BodyError;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<http_body::Frame<bytes::Bytes>, BodyError>>> {
+    ) -> Poll<Option<Result<http_body::Frame<Chunk>, BodyError>>> {
         // On HTTP/1 the connection's task polls this; on HTTP/2 the stream's own.
-        contain::step(|| Pin::new(&mut self.body).poll_frame(cx))
-            .unwrap_or_else(|Panicked| Poll::Ready(Some(Err(h2::Error::from(h2::Reason::INTERNAL_ERROR).into()))))
+        let frame = contain::step(|| Pin::new(&mut self.body).poll_frame(cx))
+            .unwrap_or_else(|Panicked| Poll::Ready(Some(Err(h2::Error::from(h2::Reason::INTERNAL_ERROR).into()))));
+        match frame {
+            Poll::Ready(Some(Ok(frame))) if self.no_trailers && frame.is_trailers() => Poll::Ready(None),
+            frame => frame,
+        }
     }
 
     fn is_end_stream(&self) -> bool {
@@ -133,6 +158,8 @@ pub struct Bounds {
     pub limits: Limits,
     /// True when clients are sidecars: their upgrades come as extended CONNECT.
     pub meshed: bool,
+    /// Where refusals are counted.
+    pub stats: Arc<Stats>,
 }
 
 /// How long an HTTP/1 connection is served without a request before it is put down.
@@ -169,6 +196,7 @@ where
         let bridge = Bridge {
             inner: service.clone(),
             watch: Some(watch.clone()),
+            gate: Gate::new(bounds),
         };
         client = match serve_http1(client, bridge, &watch, limits, started + age, drain, leave.as_mut()).await? {
             Some(idle) => idle,
@@ -282,10 +310,11 @@ where
     }
     let frames = Frames::new(limits.max_resets, limits.max_control_frames);
     let connection = builder.serve_connection(
-        TokioIo::new(Client::http2(io, frames)),
+        TokioIo::new(Client::http2(io, frames, limits.max_buffered_bytes)),
         Bridge {
             inner: service,
             watch: None,
+            gate: Gate::new(bounds),
         },
     );
     tokio::pin!(connection);
@@ -295,7 +324,7 @@ where
     let mut leaving = false;
     loop {
         tokio::select! {
-            ended = connection.as_mut() => return ended,
+            ended = connection.as_mut() => return ended.inspect_err(|error| told(error, &bounds.stats)),
             _ = draining.wait_for(|p| *p >= Phase::Closing), if !leaving => {
                 leaving = true;
                 connection.as_mut().graceful_shutdown();
@@ -310,6 +339,21 @@ where
                 connection.as_mut().graceful_shutdown();
             }
         }
+    }
+}
+
+/// Counts a connection that was ended for what its client did, and says so now and then.
+fn told(error: &hyper::Error, stats: &Stats) {
+    let causes = std::iter::successors(std::error::Error::source(error), |e| e.source());
+    let mut causes = causes.filter_map(|e| e.downcast_ref::<std::io::Error>()?.get_ref());
+    let Some(why) = causes.find(|e| e.is::<Flood>() || e.is::<Slow>()) else {
+        return;
+    };
+    stats.add(Gauge::ClientsEnded, 1);
+    // The more there are, the fewer lines: the log is not theirs to fill.
+    let n = stats.get(Gauge::ClientsEnded);
+    if n.is_power_of_two() {
+        tracing::warn!(connections = n, "an HTTP/2 connection was ended: {why}");
     }
 }
 

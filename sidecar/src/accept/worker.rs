@@ -27,6 +27,8 @@ pub struct Job {
     pub client: SocketAddr,
     /// Which journey it takes.
     pub role: usize,
+    /// The connections of its listener, itself among them.
+    pub counted: Counted,
 }
 
 /// What a worker does with a connection: starts a task that owns it and the count of it.
@@ -39,14 +41,30 @@ pub struct Worker {
     open: Arc<AtomicUsize>,
 }
 
-/// Counts one open connection until dropped.
+/// Counts one connection of something until dropped.
 #[derive(Debug)]
-pub struct Open(Arc<AtomicUsize>);
+pub struct Counted(Arc<AtomicUsize>);
 
-impl Drop for Open {
+impl Counted {
+    /// Counts one more.
+    #[must_use]
+    pub fn one_of(all: &Arc<AtomicUsize>) -> Self {
+        all.fetch_add(1, Relaxed);
+        Self(all.clone())
+    }
+}
+
+impl Drop for Counted {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Relaxed);
     }
+}
+
+/// One open connection, counted until dropped: of its worker and of its listener.
+#[derive(Debug)]
+pub struct Open {
+    _worker: Counted,
+    _listener: Counted,
 }
 
 impl Worker {
@@ -109,7 +127,11 @@ fn runtime() -> io::Result<tokio::runtime::Runtime> {
 async fn work(queue: &mut mpsc::Receiver<Job>, count: &Arc<AtomicUsize>, make: &impl Fn() -> Handler) {
     let handle = make();
     while let Some(job) = queue.recv().await {
-        let open = Open(count.clone());
+        // Counted when it was handed over.
+        let open = Open {
+            _worker: Counted(count.clone()),
+            _listener: job.counted,
+        };
         match TcpStream::from_std(job.stream) {
             Ok(stream) => {
                 connect::prepare(&stream);

@@ -81,7 +81,7 @@ impl External {
         let plan = Plan::read(&mut parts, false).map_err(|e| (Reason::BadRequest, e.as_str().into()))?;
         // RFC 9112 §3.2.2: a proxy takes the authority of the target, not the Host that came along.
         parts.headers.remove(http::header::HOST);
-        let source = (!http_body::Body::is_end_stream(&body)).then(|| Source::new(body));
+        let source = (!http_body::Body::is_end_stream(&body)).then(|| Source::new(body, &parts.extensions));
         let body = source
             .as_ref()
             .and_then(Source::take)

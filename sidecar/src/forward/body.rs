@@ -10,8 +10,8 @@ use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 
+use super::chunk::Chunk;
 use super::fields;
-use super::held::Chunk;
 use super::replay::Replay;
 use crate::exchange::Exchange;
 

@@ -9,7 +9,7 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::held::Held;
+use crate::observe::held::Held;
 
 const STEPS: [(u64, usize); 3] = [(0, 1024), (64 * 1024, 16 * 1024), (4 * 1024 * 1024, 256 * 1024)];
 

@@ -8,13 +8,13 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use http::HeaderMap;
+use http::{Extensions, HeaderMap};
 use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
 use parking_lot::Mutex;
 use smallvec::SmallVec;
 
-use super::held::Held;
+use crate::observe::held::Held;
 
 /// Bytes kept for a second try.
 const KEEP: usize = 64 * 1024;
@@ -43,12 +43,18 @@ struct Kept {
     overflowed: bool,
     ended: bool,
     turn: u32,
+    /// Trailers are not passed on.
+    no_trailers: bool,
 }
+
+/// In a request's extensions: its trailers are not passed on.
+#[derive(Debug, Clone, Copy)]
+pub struct NoTrailers;
 
 impl Source {
     /// Takes over a body that has not been read.
     #[must_use]
-    pub fn new(body: Incoming) -> Self {
+    pub fn new(body: Incoming, extensions: &Extensions) -> Self {
         Self(Arc::new(Mutex::new(Kept {
             body,
             frames: SmallVec::new(),
@@ -58,6 +64,7 @@ impl Source {
             overflowed: false,
             ended: false,
             turn: 0,
+            no_trailers: extensions.get::<NoTrailers>().is_some(),
         })))
     }
 
@@ -87,8 +94,6 @@ impl Source {
     pub fn commit(&self) {
         let mut kept = self.0.lock();
         kept.overflowed = true;
-        // What a present try has still to send is there; nothing more is added to it.
-        kept.held.set(0);
     }
 }
 
@@ -106,7 +111,11 @@ impl Replay {
         if kept.ended {
             return Poll::Ready(kept.trailers.take().map(|t| Ok(Frame::trailers(t))));
         }
-        let frame = ready!(Pin::new(&mut kept.body).poll_frame(cx));
+        let mut frame = ready!(Pin::new(&mut kept.body).poll_frame(cx));
+        if kept.no_trailers && matches!(&frame, Some(Ok(frame)) if frame.is_trailers()) {
+            kept.overflowed = true;
+            frame = None;
+        }
         match &frame {
             None => kept.ended = true,
             Some(Err(_)) => kept.overflowed = true,

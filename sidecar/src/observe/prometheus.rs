@@ -9,6 +9,7 @@ mod tests;
 use std::fmt::Write as _;
 
 use super::cell::CellSnapshot;
+use super::held;
 use super::histogram::HistogramSnapshot;
 use super::registry::{Gauge, Key, Stats};
 use crate::reason::Reason;
@@ -134,6 +135,8 @@ pub fn render(stats: &Stats, process: &Process, app_ok: bool) -> String {
         page.family(name, kind, help);
         page.sample(name, "", stats.get(gauge));
     }
+    page.family("outrigger_buffered_bytes", "gauge", "Bytes of messages held.");
+    page.sample("outrigger_buffered_bytes", "", held::total());
     page.family("outrigger_app_healthy", "gauge", "1 while the app passes its probe.");
     page.sample("outrigger_app_healthy", "", u8::from(app_ok));
     page.family("outrigger_build_info", "gauge", "1, with the version as label.");

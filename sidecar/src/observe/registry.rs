@@ -44,6 +44,10 @@ pub struct Key {
 pub enum Gauge {
     /// Client connections refused at the cap.
     ConnectionsRefused,
+    /// HTTP/2 connections ended for what their client did: floods, and reading nothing under pressure.
+    ClientsEnded,
+    /// Requests answered `overloaded` because too many bytes waited.
+    Shed,
     /// Times that accepting paused because the process had no file descriptor left.
     AcceptPaused,
     /// Unknown configuration fields ignored.
@@ -76,12 +80,24 @@ pub enum Gauge {
 
 impl Gauge {
     /// All, with metric name and help text.
-    pub const ALL: [(Self, &'static str, &'static str, &'static str); 15] = [
+    pub const ALL: [(Self, &'static str, &'static str, &'static str); 17] = [
         (
             Self::ConnectionsRefused,
             "outrigger_connections_refused_total",
             "counter",
             "Client connections refused at the cap.",
+        ),
+        (
+            Self::ClientsEnded,
+            "outrigger_clients_ended_total",
+            "counter",
+            "HTTP/2 connections ended for frame floods, or for reading nothing under pressure.",
+        ),
+        (
+            Self::Shed,
+            "outrigger_shed_total",
+            "counter",
+            "Requests answered overloaded because too many bytes waited.",
         ),
         (
             Self::AcceptPaused,

@@ -34,6 +34,7 @@ fn served() -> (
     let bounds = Bounds {
         limits: Limits::default(),
         meshed: false,
+        stats: Arc::default(),
     };
     let kept = drain.clone();
     let task = tokio::spawn(async move { http1(server, Echo, &bounds, &kept, std::future::pending()).await });

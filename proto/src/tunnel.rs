@@ -26,7 +26,7 @@ mod tests;
 pub use acceptor::Acceptor;
 pub use clock::{Clock, Late, Limits, Wait};
 pub use dialler::Dialler;
-pub use frame::{Decoder, Frame, Piece, Refusal, put_data_header};
+pub use frame::{Decoder, Frame, Piece, Refusal, missing, put_data_header};
 pub use open::Open;
 
 /// The protocol's name in ALPN (RFC 7301).
@@ -137,6 +137,9 @@ pub trait Side {
     /// # Errors
     /// When FIN has not been received.
     fn delivered(&mut self, out: &mut Vec<u8>) -> Result<(), Violation>;
+
+    /// The own sidecar leaves: no stream after the current one. A dialler just opens no other.
+    fn leave(&mut self, out: &mut Vec<u8>);
 
     /// What is waited for now.
     fn waits(&self) -> Wait;

@@ -32,6 +32,7 @@ pub mod register;
 pub mod respond;
 mod run;
 pub mod shared;
+pub mod tunnel;
 
 pub use run::{Error, run};
 

@@ -65,18 +65,6 @@ impl Acceptor {
         Ok(())
     }
 
-    /// No stream after the current one, or after the last one: an OPEN that comes is not looked at.
-    /// Written once.
-    pub fn drain(&mut self, out: &mut Vec<u8>) {
-        if self.phase == Phase::Closed || std::mem::replace(&mut self.draining, true) {
-            return;
-        }
-        Frame::Drain(self.flow.number).write(out);
-        if matches!(self.phase, Phase::Idle { .. }) {
-            self.phase = Phase::Closed;
-        }
-    }
-
     /// True when the connection is to be closed: a stream was refused, or the last one is over.
     #[must_use]
     pub fn closed(&self) -> bool {
@@ -184,6 +172,17 @@ impl Side for Acceptor {
         self.flow.deliver()?;
         self.rest(out);
         Ok(())
+    }
+
+    /// Writes DRAIN once: an OPEN that comes from now on is not looked at.
+    fn leave(&mut self, out: &mut Vec<u8>) {
+        if self.phase == Phase::Closed || std::mem::replace(&mut self.draining, true) {
+            return;
+        }
+        Frame::Drain(self.flow.number).write(out);
+        if matches!(self.phase, Phase::Idle { .. }) {
+            self.phase = Phase::Closed;
+        }
     }
 
     fn waits(&self) -> Wait {

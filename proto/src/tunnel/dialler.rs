@@ -9,7 +9,10 @@ pub struct Dialler {
     decoder: Decoder,
     phase: Phase,
     flow: Flow,
+    /// No stream will follow the current one.
     draining: bool,
+    /// DRAIN has come.
+    drained: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,6 +34,7 @@ impl Default for Dialler {
             phase: Phase::Idle { asked: false },
             flow: Flow::default(),
             draining: false,
+            drained: false,
         }
     }
 }
@@ -102,8 +106,8 @@ impl Dialler {
                 self.phase = Phase::Idle { asked: false };
                 Ok(Event::Settled)
             }
-            (Frame::Drain(last), phase) if !self.draining && phase != Phase::Closed => {
-                self.draining = true;
+            (Frame::Drain(last), phase) if !self.drained && phase != Phase::Closed => {
+                (self.draining, self.drained) = (true, true);
                 if phase == Phase::Opening && last < number {
                     // OPEN and DRAIN crossed: the acceptor never looks at what comes after.
                     expect("DRAIN", last, number - 1)?;
@@ -174,6 +178,10 @@ impl Side for Dialler {
         self.flow.deliver()?;
         self.rest();
         Ok(())
+    }
+
+    fn leave(&mut self, _out: &mut Vec<u8>) {
+        self.draining = true;
     }
 
     fn waits(&self) -> Wait {

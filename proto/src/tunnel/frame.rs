@@ -191,6 +191,17 @@ impl Decoder {
     }
 }
 
+/// How many more bytes make `part`, the beginning of a frame, into a header, or a header into a whole
+/// frame; 0 for a whole one. A DATA frame is whole with its header.
+#[must_use]
+pub fn missing(part: &[u8]) -> usize {
+    match part.split_first_chunk::<HEADER>() {
+        None => HEADER - part.len(),
+        Some((&[DATA, ..], _)) => 0,
+        Some((&[_, a, b, c], body)) => (u32::from_be_bytes([0, a, b, c]) as usize).saturating_sub(body.len()),
+    }
+}
+
 /// Reads a body whose length its kind has.
 fn frame(kind: u8, body: &[u8]) -> Frame<'_> {
     let number = body.first_chunk().map_or(0, |b| u32::from_be_bytes(*b));

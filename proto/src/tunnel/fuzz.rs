@@ -92,7 +92,7 @@ pub fn acceptor(data: &[u8]) {
             assert_eq!(side.fin(&mut out), Ok(()));
         }
         if choice & 8 != 0 {
-            side.drain(&mut out);
+            side.leave(&mut out);
         }
         open = open && side.streaming();
         rest = rest.get(used..).unwrap_or_default();

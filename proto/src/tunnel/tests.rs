@@ -204,7 +204,7 @@ impl World {
                 }
             }
             Act::Drain => {
-                self.a.side.drain(&mut self.a.out);
+                self.a.side.leave(&mut self.a.out);
             }
             Act::Move(true, n) => self.a.take(&mut self.d.out, usize::from(n), false)?,
             Act::Move(false, n) => self.d.take(&mut self.a.out, usize::from(n), true)?,

@@ -2,7 +2,7 @@
 //!
 //! The protocol and both its state machines are in `outrigger_proto::tunnel` and know no socket; this
 //! room moves their bytes. [`serve`] is the acceptor's side, [`Pool`] and [`Connection`] are the dialler's,
-//! and one [`pump`](pump) carries a stream on either.
+//! and one pump carries a stream on either.
 //!
 //! Every socket of a stream is set so that closing it resets it (`SO_LINGER` 0), and set back when the
 //! stream has ended well. A broken peer, a time-out, a panic, a cancelled task and a killed process

@@ -247,7 +247,9 @@ impl<'a, S: Side, A: App, W: Wire> Pump<'a, S, A, W> {
             true => 1,
             false => FRAMES,
         };
-        let most = usize::try_from(self.side.may_send()).unwrap_or(usize::MAX).min(MAX_DATA);
+        let most = usize::try_from(self.side.may_send())
+            .unwrap_or(usize::MAX)
+            .min(MAX_DATA);
         let Some((front, behind)) = scratch.split_at_mut_checked(ride) else {
             return Poll::Pending;
         };

@@ -26,7 +26,7 @@ pub struct Socket {
 
 /// Sees a socket's error while nobody reads or writes it, because that direction is blocked.
 #[derive(Debug, Clone)]
-pub struct Watcher(Arc<TcpStream>);
+pub(super) struct Watcher(Arc<TcpStream>);
 
 impl Socket {
     /// Takes over a socket to or from an app of this machine: an app may stand still as long as it likes.

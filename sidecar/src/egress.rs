@@ -23,7 +23,7 @@ use tokio::net::TcpStream;
 use self::external::External;
 use crate::accept::head::Watch;
 use crate::accept::serve::{self, Bounds, Serve};
-use crate::detect::{self, Detected};
+use crate::detect::{self, Detected, Prefixed};
 use crate::directory::Known;
 use crate::exchange::Exchange;
 use crate::forward::body::Body;
@@ -33,8 +33,9 @@ use crate::observe::{Cell, Direction, Key};
 use crate::outbound::Outbound;
 use crate::outbound::cluster::Cluster;
 use crate::reason::Reason;
-use crate::respond::{self, Dress};
+use crate::respond::{self, ConnectionError, Dress};
 use crate::shared::Shared;
+use crate::tunnel::{App, Plain, Socket};
 
 /// Services known by name on one worker; with more, further names count as external.
 const MOST_SERVICES: usize = 1024;
@@ -197,19 +198,18 @@ impl Egress {
         };
         let upgrade = hyper::upgrade::on(&mut request);
         tokio::spawn(async move {
-            let Ok(stream) = upgrade.await else { return };
-            let mut stream = TokioIo::new(stream);
-            let carried = match protocol {
-                Protocol::Tcp | Protocol::Tls => outbound.carry(&mut stream).await,
-                _ => match detect::detect_read(stream).await {
-                    Ok((Detected::Opaque, mut stream)) if protocol == Protocol::Auto => {
-                        outbound.carry(&mut stream).await
-                    }
-                    Ok((found, stream)) => outbound.http(stream, found == Detected::Http2, client).await,
-                    Err(error) => Err(error.into()),
-                },
+            let Ok(upgraded) = upgrade.await else { return };
+            let inside = match serve::socket(upgraded) {
+                Ok((stream, ahead)) => {
+                    let stream = Prefixed::new(ahead, Socket::of_app(stream));
+                    Box::pin(inside(&outbound, protocol, stream, client)).await
+                }
+                Err(upgraded) => {
+                    let stream = Plain(TokioIo::new(upgraded));
+                    Box::pin(inside(&outbound, protocol, stream, client)).await
+                }
             };
-            if let Err(error) = carried {
+            if let Err(error) = inside {
                 tracing::debug!(%error, "tunnel ended");
             }
         });
@@ -272,6 +272,23 @@ impl Egress {
         exchange.refused(reason);
         respond::answer(reason, dress, detail).map(|body| body.told(exchange))
     }
+}
+
+/// What is inside CONNECT goes as the service's protocol.
+async fn inside<A: App + 'static>(
+    outbound: &Arc<Outbound>,
+    protocol: Protocol,
+    stream: A,
+    client: SocketAddr,
+) -> Result<(), ConnectionError> {
+    if matches!(protocol, Protocol::Tcp | Protocol::Tls) {
+        return outbound.carry(stream).await;
+    }
+    let (found, stream) = detect::detect_read(stream).await?;
+    if found == Detected::Opaque && protocol == Protocol::Auto {
+        return outbound.carry(stream).await;
+    }
+    outbound.http(stream, found == Detected::Http2, client).await
 }
 
 #[derive(Debug, Clone)]

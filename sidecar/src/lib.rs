@@ -4,6 +4,7 @@
 //! - [`accept`]: listeners, the acceptor, the data workers. [`detect`]: which protocol a connection speaks.
 //! - [`inbound`], [`outbound`], [`egress`]: the journeys, top to bottom.
 //! - [`policy`], [`balance`]: decisions, pure. [`connect`]: connections and pools. [`forward`]: bodies, fields, upgrades.
+//! - [`tunnel`]: opaque TCP between two sidecars.
 //! - [`reason`]: why the mesh answers by itself. [`respond`]: where a failure becomes a status. [`observe`]: counters and the access log.
 //! - [`directory`]: what is known of the mesh. [`discover`], [`register`], [`health`], [`admin`]: the control side.
 //! - [`drain`]: leaving in order. [`contain`]: what a panic costs.

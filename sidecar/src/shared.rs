@@ -16,6 +16,7 @@ use crate::health::App;
 use crate::identify::Identity;
 use crate::observe::Stats;
 use crate::register::Lease;
+use crate::tunnel;
 
 /// One sidecar's shared parts; each is safe to use from any thread.
 #[derive(Debug)]
@@ -30,6 +31,8 @@ pub struct Shared {
     pub identity: Arc<Identity>,
     /// Counters.
     pub stats: Arc<Stats>,
+    /// How many connections for opaque bytes are idle.
+    pub tunnels: Arc<tunnel::Idle>,
     /// How far the sidecar has left.
     pub drain: Drain,
     /// Every address that this sidecar listens on, so that no request is sent back to it.
@@ -70,6 +73,7 @@ impl Shared {
             directory: Directory::new(proxy),
             identity: Arc::new(Identity::new(bootstrap.identity.as_ref())),
             stats: Arc::new(Stats::default()),
+            tunnels: Arc::default(),
             drain: Drain::default(),
             own_listeners,
             app: App::default(),

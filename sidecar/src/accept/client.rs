@@ -112,6 +112,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
         }
     }
 
+    /// The stream, and what was read of it and not used.
+    pub(super) fn into_parts(self) -> (S, Bytes) {
+        (self.stream, self.ahead)
+    }
+
     /// Puts back bytes that were read and not used: the beginning of a head.
     pub(super) fn put_back(&mut self, bytes: Bytes) {
         if let (Some(watch), false) = (&self.watch, bytes.is_empty()) {

@@ -10,9 +10,11 @@ use http::{Request, Response};
 use hyper::body::{Body as _, Incoming};
 use hyper::server::conn::{http1, http2};
 use hyper::service::Service;
+use hyper::upgrade::Upgraded;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use outrigger_proto::model::Limits;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use super::client::{Client, Slow};
@@ -149,6 +151,16 @@ impl Drop for Answer {
             watch.answered();
         }
     }
+}
+
+/// The client's socket of an HTTP/1 connection that was upgraded, and what was read of it already.
+///
+/// # Errors
+/// With the upgraded stream, when it is not a plain socket of HTTP/1.
+pub fn socket(upgraded: Upgraded) -> Result<(TcpStream, Vec<u8>), Upgraded> {
+    let parts = upgraded.downcast::<TokioIo<Client<TcpStream>>>()?;
+    let (stream, ahead) = parts.io.into_inner().into_parts();
+    Ok((stream, [&*ahead, &*parts.read_buf].concat()))
 }
 
 /// How a connection is bounded.

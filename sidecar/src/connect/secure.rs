@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use outrigger_proto::model::{ServiceName, SpiffeId};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 
@@ -37,9 +38,9 @@ pub enum Security {
 
 /// A connection whose other end is proven.
 #[derive(Debug)]
-pub struct Secured {
+pub struct Secured<S = TcpStream> {
     /// The connection.
-    pub stream: TlsStream<Prefixed<TcpStream>>,
+    pub stream: TlsStream<Prefixed<S>>,
     /// Who answers.
     pub peer: Peer,
     /// The generation of the own identity that the connection was made with.
@@ -89,20 +90,21 @@ impl Unconnected {
     }
 }
 
-/// Connects to `to`, which has to prove within `limit` that it is `service`.
+/// Connects to `to`, which has to prove within `limit` that it is `service`. `wrap` takes over the socket.
 ///
 /// # Errors
 /// When it does not accept or does not prove it, or this sidecar has no identity.
 ///
 /// # Cancel safety
 /// Safe: a half-made connection is closed.
-pub async fn secured(
+pub async fn secured<S: AsyncRead + AsyncWrite + Unpin>(
     to: SocketAddr,
     service: &ServiceName,
     alpn: Alpn,
     limit: Duration,
     identity: &Identity,
-) -> Result<Secured, Unconnected> {
+    wrap: impl FnOnce(TcpStream) -> S,
+) -> Result<Secured<S>, Unconnected> {
     let failed = |error| Unconnected::Tls {
         service: service.clone(),
         address: to,
@@ -117,7 +119,7 @@ pub async fn secured(
         SpiffeId::new(own.id.trust_domain(), service).map_err(|e| failed(TlsError::NoIdentity(e.to_string())))?;
     let opening = OPENING.with(Arc::clone);
     let open = async {
-        let stream = Prefixed::untouched(dial(to, limit).await?);
+        let stream = Prefixed::untouched(wrap(dial(to, limit).await?));
         // Nobody closes it, and then a connection without a permit is the lesser harm.
         let _permit = opening.acquire().await.ok();
         let stream = identity.connect(stream, &expected, alpn).await.map_err(failed)?;

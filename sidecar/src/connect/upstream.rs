@@ -22,6 +22,7 @@ use crate::observe::{Gauge, Stats};
 use crate::policy::retry::Failure;
 use crate::reason::Reason;
 use crate::shared::Shared;
+use crate::tunnel::{self, Socket};
 
 /// Connections to one endpoint that exist because one alone does not carry enough bytes. More exist only
 /// when all their streams are taken.
@@ -67,6 +68,8 @@ pub struct Upstream {
     streams: Mutex<Vec<Arc<http2::Connection>>>,
     /// One dial at a time for a shared connection: a burst makes one connection, not many.
     dialling: tokio::sync::Mutex<()>,
+    /// Connections for opaque bytes that carry none at the moment.
+    tunnels: Arc<tunnel::Pool>,
     shared: Arc<Shared>,
 }
 
@@ -94,6 +97,7 @@ impl Upstream {
             idle: Mutex::new(Vec::new()),
             streams: Mutex::new(Vec::new()),
             dialling: tokio::sync::Mutex::new(()),
+            tunnels: Arc::new(tunnel::Pool::new(shared.tunnels.clone())),
             shared,
         }
     }
@@ -141,6 +145,43 @@ impl Upstream {
             Security::Impossible(why) => why,
         };
         Err(Unconnected::Impossible(self.route.address, why))
+    }
+
+    /// A connection for an opaque stream to another sidecar: a kept one, and then nothing was dialled, or
+    /// a new one, and then the flag says so.
+    ///
+    /// # Errors
+    /// When there is none, and none can be made within the connect time-out.
+    pub async fn tunnel(&self) -> Result<(tunnel::Connection, bool), Unconnected> {
+        let route = &self.route;
+        let service = match &route.security {
+            Security::Mutual(service) => service,
+            Security::Plain => return Err(Unconnected::Impossible(route.address, "it speaks no TLS")),
+            Security::Impossible(why) => return Err(Unconnected::Impossible(route.address, why)),
+        };
+        if let Some(kept) = self.tunnels.take(self.generation()) {
+            return Ok((kept, false));
+        }
+        let identity = &self.shared.identity;
+        let made = secured(
+            route.address,
+            service,
+            Alpn::Tcp,
+            route.connect_timeout,
+            identity,
+            Socket::new,
+        )
+        .await?;
+        // A tenth of jitter: connections made together do not end together.
+        let age = route.max_age.mul_f64(0.9 + 0.2 * fastrand::f64());
+        let expires = tokio::time::Instant::now() + age;
+        let connection = tunnel::Connection::new(made.stream, Some(made.peer), made.generation, expires);
+        Ok((connection, true))
+    }
+
+    /// Takes back a connection whose stream has ended well.
+    pub fn put_back_tunnel(&self, connection: tunnel::Connection) {
+        self.tunnels.put_back(connection);
     }
 
     async fn send_http1(
@@ -292,7 +333,15 @@ impl Upstream {
         let connection = match &route.security {
             Security::Mutual(service) => {
                 let identity = &self.shared.identity;
-                let made = secured(route.address, service, Alpn::H2, route.connect_timeout, identity).await?;
+                let made = secured(
+                    route.address,
+                    service,
+                    Alpn::H2,
+                    route.connect_timeout,
+                    identity,
+                    |io| io,
+                )
+                .await?;
                 // Streams that live longer than the peer's certificate would be cut: begin them elsewhere.
                 let left = made
                     .peer
@@ -344,6 +393,7 @@ impl Upstream {
     /// Closes connections that nobody used for `idle`. Called now and then, not per request.
     pub fn prune(&self, now: Instant, idle: Duration) {
         let generation = self.generation();
+        self.tunnels.prune(generation);
         self.idle
             .lock()
             .retain(|c| now.saturating_duration_since(c.idle_since) <= http1::IDLE && !c.sender.is_closed());

@@ -44,6 +44,15 @@ impl<S> Prefixed<S> {
         }
     }
 
+    /// Changes the stream below.
+    pub fn map<T>(self, change: impl FnOnce(S) -> T) -> Prefixed<T> {
+        Prefixed {
+            ahead: self.ahead,
+            more: self.more,
+            stream: change(self.stream),
+        }
+    }
+
     /// The stream below.
     #[must_use]
     pub fn get_ref(&self) -> &S {

@@ -61,6 +61,11 @@ pub fn reset(stream: &tokio::net::TcpStream) {
     drop(socket2::SockRef::from(stream).set_linger(Some(std::time::Duration::ZERO)));
 }
 
+/// Makes the socket's close a clean end again.
+pub fn release(stream: &tokio::net::TcpStream) {
+    drop(socket2::SockRef::from(stream).set_linger(None));
+}
+
 #[derive(Debug)]
 struct OneWay {
     buffer: Vec<u8>,

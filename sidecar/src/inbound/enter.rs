@@ -27,6 +27,7 @@ use crate::identify::{Alpn, Foreign, TlsError};
 use crate::observe::Gauge;
 use crate::reason::Reason;
 use crate::respond::ConnectionError;
+use crate::tunnel::Socket;
 
 /// How long a client may take from its first byte to the end of the handshake.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -123,7 +124,7 @@ impl Inbound {
         let accepted = tokio::time::timeout(HANDSHAKE, async {
             // Nobody closes it, and then a connection without a permit is the lesser harm.
             let _permit = accepting.acquire().await.ok();
-            Box::pin(self.shared.identity.accept(stream)).await
+            Box::pin(self.shared.identity.accept(stream.map(Socket::new))).await
         })
         .await
         .unwrap_or(Err(TlsError::TimedOut));

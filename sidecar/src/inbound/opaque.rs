@@ -1,20 +1,20 @@
-//! Opaque connections to the app: one connection of its own each.
-
-use std::sync::Arc;
+//! Opaque connections to the app: a tunnel's streams, and plain ones of their own.
 
 use outrigger_proto::access;
+use outrigger_proto::tunnel::{Open, Refusal};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
 use super::Inbound;
 use super::caller::Caller;
-use crate::connect::Lease;
+use crate::connect::{self, Lease};
 use crate::detect::Prefixed;
 use crate::exchange::Exchange;
 use crate::forward::copy;
-use crate::identify::TlsStream;
+use crate::identify::{Peer, TlsStream};
 use crate::reason::Reason;
 use crate::respond::ConnectionError;
+use crate::tunnel::{self, Broken, Door, Moved, Socket, Wire};
 
 /// A connection whose end can be made a reset.
 pub(super) trait Resettable {
@@ -25,6 +25,12 @@ pub(super) trait Resettable {
 impl Resettable for Prefixed<TcpStream> {
     fn reset(&self) {
         copy::reset(self.get_ref());
+    }
+}
+
+impl Resettable for Prefixed<Socket> {
+    fn reset(&self) {
+        copy::reset(self.get_ref().get_ref());
     }
 }
 
@@ -104,13 +110,94 @@ impl Inbound {
         }
     }
 
-    /// Serves a tunnel of opaque connections.
-    pub(super) async fn tunnelled(
-        self: &Arc<Self>,
-        stream: TlsStream<Prefixed<TcpStream>>,
-        caller: Caller,
-    ) -> Result<(), ConnectionError> {
-        drop((stream, caller));
-        Err(ConnectionError::Refused(Reason::UnknownPort))
+    /// Serves the streams of a tunnel, one after the other.
+    pub(super) async fn tunnelled<W: Wire>(&self, stream: W, caller: Caller) -> Result<(), ConnectionError> {
+        let Some(peer) = &caller.peer else {
+            return Err(ConnectionError::Refused(Reason::PeerUnverified));
+        };
+        let hall = Hall {
+            journey: self,
+            caller: &caller,
+            peer,
+        };
+        Box::pin(tunnel::serve(stream, &hall, &self.shared.drain))
+            .await
+            .map_err(|broken| ConnectionError::Io(broken.into()))
+    }
+}
+
+/// Where the streams of one caller come in.
+struct Hall<'a> {
+    journey: &'a Inbound,
+    caller: &'a Caller,
+    peer: &'a Peer,
+}
+
+impl Hall<'_> {
+    /// The names in OPEN lead to the port that the caller has dialled, or nowhere. A port of requests
+    /// takes none as mere bytes: rules and fields would be passed by.
+    fn names(&self, open: &Open) -> bool {
+        let opaque = !self.journey.protocol.is_http();
+        opaque && open.service == self.journey.shared.name && open.port == self.journey.port
+    }
+}
+
+impl Door for Hall<'_> {
+    type Stay = Exchange;
+
+    async fn enter(&self, open: &Open) -> Result<(TcpStream, Exchange), Refusal> {
+        let journey = self.journey;
+        let mut exchange = Exchange::start(journey.cell.clone(), false, None);
+        exchange.secured();
+        let refused = |mut exchange: Exchange, reason, refusal| {
+            exchange.refused(reason);
+            exchange.ended(None);
+            Err(refusal)
+        };
+        if let Err(why) = journey.shared.identity.admits(self.peer) {
+            tracing::info!(peer = %self.peer.id, %why, "a stream is refused");
+            return refused(exchange, Reason::Revoked, Refusal::Identity);
+        }
+        if !self.names(open) {
+            return refused(exchange, Reason::UnknownPort, Refusal::UnknownPort);
+        }
+        if !journey.may_connect(self.caller) {
+            return refused(exchange, Reason::Denied, Refusal::Denied);
+        }
+        exchange.tried();
+        match journey.http1.connect().await {
+            Ok(app) => {
+                let lease = Lease::counted(journey.http1.clone());
+                exchange.answered(http::StatusCode::OK, &http::HeaderMap::new(), lease);
+                Ok((app, exchange))
+            }
+            Err(error) => {
+                tracing::debug!(%error, "app unreachable");
+                journey.shared.app.reachable_hint(false);
+                refused(exchange, Reason::AppUnreachable, Refusal::AppUnreachable)
+            }
+        }
+    }
+
+    async fn barred(&self, open: Option<&Open>) {
+        let shared = &self.journey.shared;
+        match open {
+            Some(_) => {
+                let why = self.caller.watch(shared, &self.journey.port, true).await;
+                self.journey.cell.reason(why);
+            }
+            // Between streams nothing is judged but the peer: a rule that denies is told to who asks.
+            None => drop(connect::barred(&shared.identity, self.peer).await),
+        }
+    }
+
+    fn left(&self, mut exchange: Exchange, moved: Moved, result: Result<(), Broken>) {
+        self.journey.cell.moved(moved.received, moved.sent);
+        match result {
+            Ok(()) => exchange.ended(None),
+            // The caller's end broke, or its right did: not the app's fault.
+            Err(Broken::Wire(_) | Broken::Lost | Broken::Barred) => drop(exchange),
+            Err(_) => exchange.broken(),
+        }
     }
 }

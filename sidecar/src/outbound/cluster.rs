@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use http::uri::Authority;
 use outrigger_proto::features;
-use outrigger_proto::model::{Endpoint, Mode, Protocol, Service};
+use outrigger_proto::model::{Endpoint, Mode, Protocol, Service, ServiceName};
 use parking_lot::Mutex;
 use smallvec::SmallVec;
 
@@ -39,6 +39,8 @@ pub struct Cluster {
 #[derive(Debug)]
 pub struct Resolved {
     generation: u64,
+    /// The port's name.
+    pub port: Arc<str>,
     /// How the port is spoken.
     pub protocol: Protocol,
     /// The service's time-out.
@@ -84,6 +86,12 @@ impl Cluster {
     #[must_use]
     pub fn name(&self) -> &str {
         self.destination.name.as_str()
+    }
+
+    /// The service called.
+    #[must_use]
+    pub fn service(&self) -> &ServiceName {
+        &self.destination.name
     }
 
     /// What is known now; waits a moment for what was asked for.
@@ -149,6 +157,7 @@ impl Cluster {
             .collect();
         let resolved = Arc::new(Resolved {
             generation: view.generation,
+            port: port.name.clone(),
             protocol: port.protocol,
             timeout: view.service.timeout,
             endpoints,

@@ -9,11 +9,12 @@ use tokio::time::Instant;
 use super::link::{Got, Link, Wire};
 use super::pump::{Broken, Kept, Moved, Pump};
 use super::socket::{App, Socket};
+use crate::detect::Prefixed;
 use crate::identify::{Peer, TlsStream};
 
 /// A connection to another sidecar that carries one stream at a time.
 #[derive(Debug)]
-pub struct Connection<W = TlsStream<Socket>> {
+pub struct Connection<W = TlsStream<Prefixed<Socket>>> {
     link: Link<W>,
     side: Dialler,
     /// The generation of the own identity that it was made with.
@@ -102,8 +103,13 @@ impl<W: Wire> Connection<W> {
                     socket.release();
                 }
             }
-            _ => self.link.abort().await,
+            _ => self.abort().await,
         }
+    }
+
+    /// Breaks it off: the peer sees an end without FIN. Ends within a second.
+    pub async fn abort(self) {
+        self.link.abort().await;
     }
 
     /// True when a stream may be opened now: nothing of the last one is left on either side, and what

@@ -10,6 +10,7 @@ use tokio::io::{AsyncBufRead, AsyncWrite, AsyncWriteExt as _};
 
 use super::pump::Broken;
 use super::socket::Socket;
+use crate::detect::Prefixed;
 use crate::identify::TlsStream;
 
 /// How long a connection that is closed in order is read, so that what was said last arrives.
@@ -24,9 +25,9 @@ pub trait Wire: AsyncBufRead + AsyncWrite + Unpin + Send {
     fn socket(&self) -> Option<&Socket>;
 }
 
-impl Wire for TlsStream<Socket> {
+impl Wire for TlsStream<Prefixed<Socket>> {
     fn socket(&self) -> Option<&Socket> {
-        Some(self.get_ref().0)
+        Some(self.get_ref().0.get_ref())
     }
 }
 
@@ -62,6 +63,9 @@ pub(super) struct Link<W> {
 
 impl<W: Wire> Link<W> {
     pub(super) fn new(wire: W) -> Self {
+        if let Some(socket) = wire.socket() {
+            socket.bears_streams();
+        }
         Self {
             wire,
             input: Vec::new(),

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use super::dialler::Connection;
 use super::link::Wire;
 use super::socket::Socket;
+use crate::detect::Prefixed;
 use crate::identify::TlsStream;
 
 /// Idle connections kept for an endpoint and worker.
@@ -53,7 +54,7 @@ impl Drop for Permit {
 /// Connections to one endpoint, of one worker, between two streams. Which endpoint and which peer that
 /// is is known to the owner; a connection of an older own identity is never given out.
 #[derive(Debug)]
-pub struct Pool<W = TlsStream<Socket>> {
+pub struct Pool<W = TlsStream<Prefixed<Socket>>> {
     kept: Mutex<Vec<Resting<W>>>,
     settling: AtomicUsize,
     idle: Arc<Idle>,

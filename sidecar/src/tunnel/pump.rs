@@ -68,6 +68,14 @@ pub struct Kept {
     pub(super) ended: bool,
 }
 
+impl Kept {
+    /// What has been read.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
 /// One stream.
 pub(super) struct Pump<'a, S, A, W> {
     side: &'a mut S,

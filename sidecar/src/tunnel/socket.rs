@@ -1,7 +1,7 @@
 //! TCP sockets as the tunnel needs them: watched for errors while nobody reads, and reset unless told
 //! otherwise.
 
-use std::io::{self, IoSliceMut, Read as _};
+use std::io::{self, IoSliceMut};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -12,6 +12,8 @@ use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 
+use crate::detect::Prefixed;
+
 /// Unacknowledged bytes after which a peer on another machine is dead (RFC 5482). The system counts a
 /// peer that lives and takes nothing (a closed window) too, so this is also how long an app may stand
 /// still while the other one has more to say; minutes, because a person may be paging through it.
@@ -21,7 +23,7 @@ const PEER_TIMEOUT: Duration = Duration::from_secs(600);
 #[derive(Debug)]
 pub struct Socket {
     io: Arc<TcpStream>,
-    written: Arc<AtomicU64>,
+    written: AtomicU64,
 }
 
 /// Sees a socket's error while nobody reads or writes it, because that direction is blocked.
@@ -29,6 +31,15 @@ pub struct Socket {
 pub(super) struct Watcher(Arc<TcpStream>);
 
 impl Socket {
+    /// Takes over a socket as it is.
+    #[must_use]
+    pub fn new(stream: TcpStream) -> Self {
+        Self {
+            io: Arc::new(stream),
+            written: AtomicU64::new(0),
+        }
+    }
+
     /// Takes over a socket to or from an app of this machine: an app may stand still as long as it likes.
     #[must_use]
     pub fn of_app(stream: TcpStream) -> Self {
@@ -37,18 +48,9 @@ impl Socket {
         Self::new(stream)
     }
 
-    /// Takes over a socket to or from another sidecar.
-    #[must_use]
-    pub fn of_peer(stream: TcpStream) -> Self {
-        drop(SockRef::from(&stream).set_tcp_user_timeout(Some(PEER_TIMEOUT)));
-        Self::new(stream)
-    }
-
-    fn new(stream: TcpStream) -> Self {
-        Self {
-            io: Arc::new(stream),
-            written: Arc::default(),
-        }
+    /// From now on streams flow to or from another sidecar.
+    pub(super) fn bears_streams(&self) {
+        drop(SockRef::from(&*self.io).set_tcp_user_timeout(Some(PEER_TIMEOUT)));
     }
 
     /// The socket itself.
@@ -87,13 +89,13 @@ impl Socket {
         &self,
         cx: &mut Context<'_>,
         room: usize,
-        mut read: impl FnMut(&socket2::Socket) -> io::Result<usize>,
+        mut read: impl FnMut(&TcpStream) -> io::Result<usize>,
     ) -> Poll<io::Result<usize>> {
         loop {
             ready!(self.io.poll_read_ready(cx))?;
             let mut got = None;
             let tried = self.io.try_io(Interest::READABLE, || {
-                let n = read(&SockRef::from(&*self.io))?;
+                let n = read(&self.io)?;
                 got = Some(n);
                 // 0 is the end, which stays readable.
                 if 0 < n && n < room {
@@ -132,11 +134,7 @@ impl Watcher {
 impl AsyncRead for Socket {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let room = buf.remaining();
-        // Its callers' buffers are initialized once and for all: nothing is cleared here.
-        let space = buf.initialize_unfilled();
-        let n = ready!(self.poll_read_with(cx, room, |mut socket| socket.read(space)))?;
-        buf.advance(n);
-        Poll::Ready(Ok(()))
+        self.poll_read_with(cx, room, |io| io.try_read_buf(buf)).map_ok(drop)
     }
 }
 
@@ -211,7 +209,13 @@ impl App for Socket {
 
     fn poll_read_gaps(&mut self, cx: &mut Context<'_>, gaps: &mut [IoSliceMut<'_>]) -> Poll<io::Result<usize>> {
         let room = gaps.iter().map(|gap| gap.len()).sum();
-        self.poll_read_with(cx, room, |mut socket| socket.read_vectored(gaps))
+        self.poll_read_with(cx, room, |io| io.try_read_vectored(gaps))
+    }
+}
+
+impl<A: App> App for Prefixed<A> {
+    fn socket(&self) -> Option<&Socket> {
+        self.get_ref().socket()
     }
 }
 

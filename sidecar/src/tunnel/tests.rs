@@ -12,6 +12,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 
 use super::*;
+use crate::detect::Prefixed;
 use crate::drain::{Drain, Phase};
 use crate::identify::testing::{Ca, id};
 use crate::identify::{Alpn, Identity, TlsStream};
@@ -111,8 +112,9 @@ impl World {
         let (ours, (theirs, _)) = (ours.expect("connects"), theirs.expect("accepts"));
         let expected = id("default/post").parse().expect("an id");
         let (tls, accepted) = tokio::join!(
-            self.caller.connect(Socket::of_peer(ours), &expected, Alpn::Tcp),
-            self.called.accept(Socket::of_peer(theirs))
+            self.caller
+                .connect(Prefixed::untouched(Socket::new(ours)), &expected, Alpn::Tcp),
+            self.called.accept(Prefixed::untouched(Socket::new(theirs)))
         );
         let (theirs, _, _) = accepted.expect("lets in");
         let (door, drain) = (self.door.clone(), self.drain.clone());
@@ -652,9 +654,13 @@ async fn idle_connections_have_a_limit_in_all() {
             TcpStream::connect(listener.local_addr().expect("bound")),
             listener.accept()
         );
-        let (tls, accepted): (_, Result<(TlsStream<Socket>, _, _), _>) = tokio::join!(
-            caller.connect(Socket::of_peer(ours.expect("connects")), &expected, Alpn::Tcp),
-            called.accept(Socket::of_peer(accepted.expect("accepts").0))
+        let (tls, accepted): (_, Result<(TlsStream<Prefixed<Socket>>, _, _), _>) = tokio::join!(
+            caller.connect(
+                Prefixed::untouched(Socket::new(ours.expect("connects"))),
+                &expected,
+                Alpn::Tcp
+            ),
+            called.accept(Prefixed::untouched(Socket::new(accepted.expect("accepts").0)))
         );
         theirs.push(accepted.expect("lets in"));
         let connection = Connection::new(

@@ -101,6 +101,7 @@ fn page(all: &Value, now: Timestamp) -> String {
             .map(Vec::as_slice)
             .unwrap_or_default()
     };
+    let yes = |one: &Value, key: &str| one.get(key).and_then(Value::as_bool) == Some(true);
     let leaves = table(
         &[
             "SERVICE",
@@ -111,43 +112,50 @@ fn page(all: &Value, now: Timestamp) -> String {
             "RENEWALS",
             "NOTES",
         ],
-        list("leaves").iter().map(|leaf| {
-            let yes = |key: &str| leaf.get(key).and_then(Value::as_bool);
+        list("certs").iter().map(|leaf| {
             let mut notes = Vec::new();
-            if yes("revoked") == Some(true) {
+            if yes(leaf, "revoked") {
                 notes.push("revoked");
             }
-            if yes("newest") == Some(false) {
-                notes.push("replaced");
+            if !yes(leaf, "current_root") {
+                notes.push("of the old root");
             }
             vec![
                 cell(leaf.get("service")),
                 cell(leaf.get("instance")),
                 cell(leaf.get("serial")),
                 left(leaf.get("not_after"), now),
-                cell(leaf.get("generation")),
+                cell(leaf.get("root")),
                 cell(leaf.get("renewals")),
                 notes.join(", "),
             ]
         }),
     );
     let roots = table(
-        &["ROOT", "SHA-256", "EXPIRES IN", "NOTES"],
+        &["ROOT", "SHA-256", "EXPIRES IN", "LAST LEAF EXPIRES IN", "NOTES"],
         list("roots").iter().map(|root| {
             vec![
-                cell(root.get("generation")),
+                cell(root.get("number")),
                 cell(root.get("sha256")).chars().take(16).collect(),
                 left(root.get("not_after"), now),
-                if root.get("issuing").and_then(Value::as_bool) == Some(true) {
-                    "issuing".to_owned()
-                } else {
-                    String::new()
-                },
+                left(root.get("last_leaf"), now),
+                if yes(root, "signs") { "signs" } else { "" }.to_owned(),
             ]
         }),
     );
-    let domain = cell(all.get("trust_domain"));
-    format!("{leaves}\ntrust domain {domain}\n{roots}")
+    let mut text = format!("{leaves}\n{roots}\ntrust domain  {}\n", cell(all.get("trust_domain")));
+    let revoked = cell(all.get("revoked"));
+    if revoked != "-" {
+        text.push_str(&format!("revoked       {revoked}\n"));
+    }
+    let rotating = all
+        .get("rotation")
+        .filter(|state| state.get("phase").and_then(Value::as_str) != Some("steady"));
+    if let Some(state) = rotating {
+        text.push('\n');
+        text.push_str(&rotation(state, now));
+    }
+    text
 }
 
 async fn rotate(args: &Rotate) -> anyhow::Result<()> {
@@ -165,21 +173,33 @@ async fn rotate(args: &Rotate) -> anyhow::Result<()> {
 }
 
 fn rotation(state: &Value, now: Timestamp) -> String {
-    let mut text = format!("phase    {}\n", cell(state.get("phase")));
-    if let Some(since) = time(state.get("since")) {
-        text.push_str(&format!("since    {}\n", span(now.duration_since(since).as_secs())));
-    }
+    let phase = match state.get("phase").and_then(Value::as_str) {
+        Some("steady") => "steady: one root",
+        Some("spreading") => "1 of 2: the new root is told to every sidecar, the old one signs",
+        Some("renewing") => "2 of 2: the new root signs, the old one goes when nothing of it is in use",
+        other => other.unwrap_or("unknown"),
+    };
+    let mut text = format!("rotation      {phase}\n");
+    let mut line = |name: &str, value: Option<String>| {
+        if let Some(value) = value {
+            text.push_str(&format!("{name:<14}{value}\n"));
+        }
+    };
+    let unix = |key: &str| state.get(key).and_then(Value::as_i64).map(|at| now.as_second() - at);
+    line("since", unix("since").map(|ago| format!("{} ago", span(ago))));
+    line("forced in", unix("force_at").map(|ago| span((-ago).max(0))));
+    let ends =
+        time(state.get("ends_by")).map(|at| format!("in {} at the latest", span(at.duration_since(now).as_secs())));
+    line("ends", ends);
     let waiting = state
         .get("waiting_for")
         .and_then(Value::as_array)
         .map(Vec::as_slice)
         .unwrap_or_default();
-    if !waiting.is_empty() {
-        text.push_str("waiting for\n");
-        for one in waiting {
-            text.push_str(&format!("  {}\n", cell(Some(one))));
-        }
-    }
+    line(
+        "waiting for",
+        (!waiting.is_empty()).then(|| cell(state.get("waiting_for"))),
+    );
     text
 }
 
@@ -261,13 +281,16 @@ mod tests {
     fn expiry_is_told_as_what_is_left() {
         let now = "2030-01-01T12:00:00Z".parse().unwrap();
         let leaf = |not_after: &str, revoked: bool| {
-            json!({"service": "default/post", "instance": "post-1", "serial": "0a", "generation": 1, "renewals": 3,
-                   "not_after": not_after, "newest": true, "revoked": revoked})
+            json!({"service": "default/post", "instance": "post-1", "serial": "0a", "root": 1, "renewals": 3,
+                   "not_after": not_after, "current_root": true, "revoked": revoked})
         };
         let all = json!({
             "trust_domain": "outrigger.local",
-            "leaves": [leaf("2030-01-01T12:59:59Z", false), leaf("2030-01-01T11:59:30Z", true)],
-            "roots": [{"generation": 1, "sha256": "00112233445566778899", "not_after": "2040-01-01T00:00:00Z", "issuing": true}],
+            "certs": [leaf("2030-01-01T12:59:59Z", false), leaf("2030-01-01T11:59:30Z", true)],
+            "roots": [{"number": 1, "sha256": "00112233445566778899", "not_after": "2040-01-01T00:00:00Z", "signs": true,
+                       "last_leaf": "2030-01-01T12:59:59Z"}],
+            "rotation": {"phase": "steady"},
+            "revoked": ["default/gone"],
         });
         let text = page(&all, now);
         for part in [
@@ -275,21 +298,23 @@ mod tests {
             "expired 30s ago",
             "revoked",
             "3651d",
-            "issuing",
-            "trust domain outrigger.local",
+            "signs",
+            "outrigger.local",
+            "default/gone",
         ] {
             assert!(text.contains(part), "no `{part}` in {text}");
         }
+        assert!(!text.contains("rotation"), "{text}");
     }
 
     #[test]
     fn a_rotation_names_whom_it_waits_for() {
         let now = "2030-01-01T12:00:00Z".parse().unwrap();
-        let state =
-            json!({"phase": "trusting both", "since": "2030-01-01T11:58:00Z", "waiting_for": ["default/post/post-1"]});
+        let state = json!({"phase": "spreading", "since": 1893499080, "force_at": 1893499260, "waiting_for": ["default/post/post-1"]});
         assert_eq!(
             rotation(&state, now),
-            "phase    trusting both\nsince    2m00s\nwaiting for\n  default/post/post-1\n"
+            "rotation      1 of 2: the new root is told to every sidecar, the old one signs\nsince         2m00s ago\n\
+             forced in     1m00s\nwaiting for   default/post/post-1\n"
         );
     }
 }

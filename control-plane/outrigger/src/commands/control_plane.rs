@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::plane::address;
 use clap::Args;
+use outrigger_control_plane::identity::{self, CaFiles};
 use outrigger_control_plane::server::{self, Options};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -61,6 +62,20 @@ impl ControlPlaneArgs {
         };
         self.socket.clone().or_else(default)
     }
+
+    /// What it issues certificates with.
+    fn identity(&self) -> identity::Options {
+        let brought = self.ca_cert.clone().zip(self.ca_key.clone());
+        identity::Options {
+            trust_domain: self.trust_domain.clone(),
+            ca: brought.map(|(cert, key)| CaFiles {
+                cert,
+                key,
+                chain: self.ca_chain.clone(),
+            }),
+            leaf_ttl: self.leaf_ttl,
+        }
+    }
 }
 
 /// Runs `control-plane` until SIGTERM or SIGINT.
@@ -74,6 +89,7 @@ pub(crate) fn control_plane(args: &ControlPlaneArgs) -> anyhow::Result<ExitCode>
         grace: args.grace,
         insecure: args.insecure,
         socket: args.socket(),
+        identity: args.identity(),
         ..Options::default()
     };
     let runtime = tokio::runtime::Builder::new_multi_thread()

@@ -115,17 +115,23 @@ async fn list(args: &List) -> anyhow::Result<()> {
     let all = args.target.plane()?.get(PATH).await?;
     output::print(&args.output.text(&all, |all| {
         let rows = all.as_array().into_iter().flatten().map(|one| {
-            let whom = match cell(one.get("namespace")) {
-                _ if one.get("operator") == Some(&Value::Bool(true)) => "operator".to_owned(),
-                namespace => format!("{namespace}/{}", cell(one.get("service"))),
+            let whom = match one.get("operator") {
+                Some(Value::Bool(true)) => "operators".to_owned(),
+                _ => cell(one.get("service")),
             };
             let uses = match one.get("uses_left").and_then(Value::as_u64) {
                 None => "any".to_owned(),
                 Some(left) => left.to_string(),
             };
-            vec![cell(one.get("id")), whom, uses, cell(one.get("expires"))]
+            vec![
+                cell(one.get("id")),
+                whom,
+                uses,
+                cell(one.get("used")),
+                cell(one.get("expires")),
+            ]
         });
-        table(&["ID", "FOR", "USES LEFT", "EXPIRES"], rows)
+        table(&["ID", "FOR", "USES LEFT", "USED", "EXPIRES"], rows)
     })?)?;
     Ok(())
 }

@@ -135,7 +135,7 @@ pub async fn serve(listener: TcpListener, options: Options, shutdown: impl Futur
     let listen = listener
         .local_addr()
         .map_err(|source| Error::Listen { listen, source })?;
-    if !listen.ip().is_loopback() && !options.insecure {
+    if options.plain && !listen.ip().is_loopback() && !options.insecure {
         return Err(Error::NotLoopback(listen));
     }
     let terms = Terms {
@@ -225,7 +225,7 @@ fn routes(plane: &Arc<Plane>, stop: &Stop, options: &Options) -> Result<axum::Ro
         admin: Arc::new(move |token| authority.is_operator(identity::clock(), token)),
         events: Arc::clone(&plane.events),
     };
-    let all = grpc.merge(api::routes(Arc::clone(plane), options.insecure));
+    let all = grpc.merge(api::routes(Arc::clone(plane), options.insecure || !options.plain));
     // Last, so that it stands before everything, also before what is not found.
     Ok(all.layer(middleware::from_fn_with_state(checks, may::check)))
 }

@@ -28,11 +28,6 @@ pub(crate) mod tokens;
 pub(crate) mod tree;
 pub(crate) mod workload;
 
-/// Whether sidecars have identities. Off until the control plane issues them.
-pub(crate) const IDENTITY: bool = false;
-/// How the control plane is spoken to.
-pub(crate) const SCHEME: &str = if IDENTITY { "https" } else { "http" };
-
 /// The running program itself. Stays right when the file is replaced by a newer build meanwhile, so
 /// that one mesh is always one version.
 pub(crate) const ITSELF: &str = "/proc/self/exe";

@@ -12,9 +12,18 @@ use outrigger_control_plane::server::{self, Options};
 
 /// Runs the program in `dir`; `plane` is where it looks for the control plane.
 fn outrigger(dir: &Path, plane: &str, args: &[&str]) -> Output {
+    outrigger_with(dir, plane, "", args)
+}
+
+/// As [`outrigger`], with a token.
+fn outrigger_with(dir: &Path, plane: &str, token: &str, args: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_outrigger"));
     command.args(args).current_dir(dir).env_clear();
-    command.env("OUTRIGGER_CONTROL_PLANE", plane).output().unwrap()
+    command.env("OUTRIGGER_CONTROL_PLANE", plane);
+    if !token.is_empty() {
+        command.env("OUTRIGGER_TOKEN", token);
+    }
+    command.output().unwrap()
 }
 
 #[track_caller]
@@ -38,6 +47,8 @@ const NOBODY: &str = "unix:/nowhere/control-plane.sock";
 struct Plane {
     /// Its socket.
     socket: String,
+    /// Where it speaks TLS.
+    tls: String,
     _state: tempfile::TempDir,
     _runtime: tokio::runtime::Runtime,
 }
@@ -52,6 +63,7 @@ fn plane() -> Plane {
         .unwrap();
     let options = Options {
         listen: address,
+        plain: false,
         state_dir: Some(state.path().join("state")),
         socket: Some(socket.clone()),
         ..Options::default()
@@ -64,6 +76,7 @@ fn plane() -> Plane {
     }
     Plane {
         socket: format!("unix:{}", socket.display()),
+        tls: format!("https://{address}"),
         _state: state,
         _runtime: runtime,
     }
@@ -206,4 +219,88 @@ fn access_is_explained_with_its_rule_and_a_code() {
     let json: serde_json::Value = serde_json::from_str(&json).unwrap();
     assert_eq!(json["allowed"], false);
     check(&at(&["explain-access", "web", "usr"]), 4, "", "usr");
+}
+
+#[test]
+fn tokens_are_made_once_shown_never_again_and_revoked() {
+    let (dir, plane) = (tempfile::tempdir().unwrap(), plane());
+    let at = |args: &[&str]| outrigger(dir.path(), &plane.socket, args);
+    let made = at(&[
+        "token",
+        "create",
+        "--service",
+        "shop/post",
+        "--uses",
+        "3",
+        "--ttl",
+        "1h",
+    ]);
+    let token = check(&made, 0, "ogt1.", "it is not shown again").trim().to_owned();
+    let id = token.split('.').nth(1).unwrap();
+    let listed = check(&at(&["token", "list"]), 0, id, "");
+    assert!(listed.contains("shop/post") && listed.contains('3'), "{listed}");
+    assert!(!listed.contains(token.split('.').nth(2).unwrap()), "{listed}");
+    // The whole token is as good as its id, for whoever has only that.
+    check(&at(&["token", "revoke", &token]), 0, &format!("revoked {id}"), "");
+    assert!(!check(&at(&["token", "list"]), 0, "", "").contains(id));
+    check(&at(&["token", "revoke", id]), 4, "", "error");
+    check(&at(&["token", "revoke", "../certs"]), 2, "", "no token's id");
+    check(
+        &at(&["token", "create", "--service", "outrigger/operator"]),
+        2,
+        "",
+        "error",
+    );
+}
+
+#[test]
+fn an_operator_elsewhere_needs_a_token_and_the_right_one() {
+    let (dir, plane, other) = (tempfile::tempdir().unwrap(), plane(), plane());
+    let token = |plane: &Plane, args: &[&str]| {
+        let made = outrigger(dir.path(), &plane.socket, &[&["token", "create"], args].concat());
+        check(&made, 0, "ogt1.", "").trim().to_owned()
+    };
+    let ask = |token: &str| outrigger_with(dir.path(), &plane.tls, token, &["get", "services"]);
+    let good = token(&plane, &["--operator"]);
+    check(&ask(&good), 0, "none", "");
+    check(&ask(""), 2, "", "needs an operator's token");
+    check(&ask("rubbish"), 2, "", "not a token");
+    check(
+        &ask(&token(&other, &["--operator"])),
+        7,
+        "",
+        "another root than the token's",
+    );
+    check(
+        &ask(&token(&plane, &["--service", "post"])),
+        7,
+        "",
+        "does not let us in",
+    );
+    let id = good.split('.').nth(1).unwrap();
+    check(
+        &outrigger(dir.path(), &plane.socket, &["token", "revoke", id]),
+        0,
+        "",
+        "",
+    );
+    check(&ask(&good), 7, "", "does not let us in");
+
+    let file = dir.path().join("token");
+    std::fs::write(&file, token(&plane, &["--operator"])).unwrap();
+    let by_file = ["get", "services", "--token-file", "token"];
+    check(&outrigger(dir.path(), &plane.tls, &by_file), 0, "none", "");
+}
+
+#[test]
+fn certificates_and_their_rotation_are_shown() {
+    let (dir, plane) = (tempfile::tempdir().unwrap(), plane());
+    let at = |args: &[&str]| outrigger(dir.path(), &plane.socket, args);
+    check(&at(&["certs"]), 0, "trust domain  outrigger.local", "");
+    let json = check(&at(&["certs", "-o", "json"]), 0, "", "");
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(json["roots"].as_array().unwrap().len(), 1, "{json}");
+    check(&at(&["certs", "rotate", "--status"]), 0, "steady", "");
+    check(&at(&["certs", "revoke", "user"]), 0, "revoked user", "");
+    check(&at(&["certs", "allow", "user"]), 0, "allowed user", "");
 }

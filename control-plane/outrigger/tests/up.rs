@@ -46,7 +46,7 @@ impl World {
         let (port, spare) = (free(), free());
         let mesh = format!(
             "mesh: test\n---\nservice: front\nlanguage: python\nrun: python3 server.py\nport: {port}\nprotocol: http\n\
-             health: {{ http: / }}\ncalls: [back]\nenv: {{ SECRET: {{ from_file: secret }} }}\n---\n\
+             mode: permissive\nhealth: {{ http: / }}\ncalls: [back]\nenv: {{ SECRET: {{ from_file: secret }} }}\n---\n\
              service: back\nlanguage: python\nrun: python3 server.py\nprotocol: http\nhealth: {{ http: /, every: 500ms }}\n"
         );
         let world = Self {

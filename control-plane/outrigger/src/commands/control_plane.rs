@@ -48,9 +48,6 @@ pub(crate) struct ControlPlaneArgs {
     /// What leases get on top after a restart of the control plane
     #[arg(long, default_value = "5s", value_parser = duration, value_name = "DURATION")]
     grace: Duration,
-    /// Allow an address that others can reach: there is no identity yet, so they could change the mesh
-    #[arg(long)]
-    insecure: bool,
 }
 
 impl ControlPlaneArgs {
@@ -87,8 +84,8 @@ pub(crate) fn control_plane(args: &ControlPlaneArgs) -> anyhow::Result<ExitCode>
         config: args.config.clone(),
         lease: args.lease,
         grace: args.grace,
-        insecure: args.insecure,
         socket: args.socket(),
+        plain: false,
         identity: args.identity(),
         ..Options::default()
     };

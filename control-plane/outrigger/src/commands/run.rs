@@ -30,7 +30,7 @@ use crate::supervise::ports::{Ports, loopback};
 use crate::supervise::reap::{Exit, Reaper};
 use crate::supervise::state::UpPort;
 use crate::supervise::tree::{self, INSTANCE, RUN};
-use crate::supervise::{IDENTITY, ITSELF, SCHEME, admin, guard};
+use crate::supervise::{ITSELF, admin, guard};
 
 mod joining;
 
@@ -259,11 +259,9 @@ impl Setup {
             instance: &instance,
         };
         let mut document = wiring.bootstrap(admin, None);
-        document["control_plane"] = json!(format!("{SCHEME}://{control_plane}"));
+        document["control_plane"] = json!(format!("https://{control_plane}"));
         document["address"] = json!(args.address);
-        if IDENTITY {
-            document["identity"] = joining.identity(args.state_dir.as_deref());
-        }
+        document["identity"] = joining.identity(args.state_dir.as_deref());
         document["state_dir"] = json!(args.state_dir);
         if let Some(probe) = &args.health {
             document["resources"] = json!({"proxy": {"name": service.as_str(), "health": {"probe": probe}}});

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
+use outrigger_control_plane::config::RESERVED_NAMESPACE;
 use serde_json::{Value, json};
 
 use crate::exit::Failure;
@@ -108,6 +109,9 @@ async fn create(args: &Create) -> anyhow::Result<()> {
 /// What the control plane is asked for a token of `service`.
 fn for_service(service: &str, uses: u32, ttl: Duration) -> Result<Value, Failure> {
     let (namespace, service) = service_name(service)?;
+    if namespace == RESERVED_NAMESPACE {
+        return Err(Failure::Usage(format!("the namespace {namespace} is the mesh's own")));
+    }
     Ok(json!({"namespace": namespace, "service": service, "uses": uses, "ttl_s": ttl.as_secs()}))
 }
 

@@ -20,7 +20,7 @@ use super::front::Signals;
 use super::reap::Reaper;
 use super::state::{Layout, Up};
 use super::workload::Row;
-use super::{SCHEME, control, guard, table, tree};
+use super::{control, guard, table, tree};
 
 /// How long start-up waits for all to be healthy before it shows what there is.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -92,7 +92,7 @@ async fn journey(
         () = stopped(stops, 1) => return Ok(0),
     };
     up.mesh.clone_from(&plan.mesh);
-    up.control_plane = format!("{SCHEME}://{}", plan.control_plane);
+    up.control_plane = format!("https://{}", plan.control_plane);
     if plan.control.is_some() {
         up.socket = site.layout.plane_socket();
     }

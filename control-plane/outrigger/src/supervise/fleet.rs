@@ -52,7 +52,6 @@ const LOOK: Duration = Duration::from_millis(40);
 pub(crate) struct Fleet {
     control: Option<Kept>,
     tokens: Option<Tokens>,
-    control_plane: SocketAddr,
     /// The workloads in the order of mesh.yaml.
     pub(crate) workloads: Vec<Arc<Workload>>,
 }
@@ -73,7 +72,6 @@ impl Fleet {
         Self {
             control,
             tokens: plan.tokens.clone(),
-            control_plane: plan.control_plane,
             workloads,
         }
     }
@@ -88,15 +86,7 @@ impl Fleet {
         }
         let joining = match &self.tokens {
             Some(tokens) => tokens.begin(ANSWERS).await,
-            None => {
-                let listens = async {
-                    while tokio::net::TcpStream::connect(self.control_plane).await.is_err() {
-                        tokio::time::sleep(Duration::from_millis(5)).await;
-                    }
-                };
-                tokio::time::timeout(ANSWERS, listens).await.ok();
-                Ok(())
-            }
+            None => Ok(()),
         };
         self.each(|workload| async move { workload.start().await }).await;
         joining

@@ -15,6 +15,7 @@ use outrigger_control_plane::config::{EnvValue, Mesh, PortDoc, ServiceDoc};
 use outrigger_proto::model::{Protocol, ServiceName};
 use serde_json::json;
 
+use super::ITSELF;
 use super::back::Site;
 use super::build::Step;
 use super::fleet::Plan;
@@ -24,7 +25,6 @@ use super::state::UpPort;
 use super::tokens::{self, Tokens};
 use super::tree::{INSTANCE, RUN};
 use super::workload::{Instance, sidecar_name};
-use super::{IDENTITY, ITSELF, SCHEME};
 
 /// How long an app may take to end when asked to.
 pub(crate) const APP_GRACE: Duration = Duration::from_secs(10);
@@ -83,7 +83,7 @@ pub(crate) fn plan(mesh: &Mesh, site: &Site, control_plane_port: Option<u16>) ->
         hint,
         control: Some(control),
         control_plane,
-        tokens: IDENTITY.then_some(tokens),
+        tokens: Some(tokens),
         instances,
     })
 }
@@ -196,9 +196,7 @@ impl Planner<'_> {
         document["labels"] = json!(service.labels);
         document["weight"] = json!(service.weight);
         document["state_dir"] = json!(self.site.layout.state.join("sidecars").join(&name));
-        if IDENTITY {
-            document["identity"] = json!({"token_file": Tokens::file(&self.site.layout, &service.name)});
-        }
+        document["identity"] = json!({"token_file": Tokens::file(&self.site.layout, &service.name)});
         tokens::write(&bootstrap, &serde_json::to_vec_pretty(&document)?)
             .with_context(|| format!("cannot write {}", bootstrap.display()))?;
         let sidecar = self.sidecar(&name, &bootstrap);
@@ -374,7 +372,7 @@ impl Wiring<'_> {
             "namespace": self.service.namespace(),
             "service": self.service.service(),
             "instance": self.instance,
-            "control_plane": control_plane.map(|address| format!("{SCHEME}://{address}")),
+            "control_plane": control_plane.map(|address| format!("https://{address}")),
             "admin": admin,
             "inbound": inbound,
             "outbound": outbound,

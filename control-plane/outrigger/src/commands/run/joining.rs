@@ -31,9 +31,6 @@ impl Joining {
     /// # Errors
     /// When there is nothing to join with.
     pub(super) async fn find(args: &super::RunArgs, service: &ServiceName, address: &str) -> anyhow::Result<Self> {
-        if !crate::supervise::IDENTITY {
-            return Ok(Self::Kept);
-        }
         if let Some(text) = &args.token {
             let token = text
                 .parse::<JoinToken>()

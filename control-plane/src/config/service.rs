@@ -24,7 +24,7 @@ pub(super) struct Context<'a> {
 }
 
 /// How callers reach a service that says nothing.
-pub(super) const MODE: Mode = Mode::Strict;
+const MODE: Mode = Mode::Strict;
 
 /// What both the mesh document's `defaults` and a service may say.
 #[derive(Clone)]

@@ -380,16 +380,10 @@ limits: { max_connections: 20000, max_header_bytes: 61440, max_headers: 100, hea
 drain: { delay: 500ms, deadline: 10s }
 access_log: off
 weight: 1
-<<<<<<< HEAD
-mode: MODE
-=======
 mode: strict
->>>>>>> 926f699 (Services are reached by mutual TLS unless they say otherwise; up gives every sidecar an identity)
 exposed_app: false
 audit: false
-"
-        .replace("MODE", super::service::MODE.as_str())
-        .as_str(),
+",
     )
     .unwrap();
     written.services[0].location = plain.services[0].location.clone();

@@ -40,8 +40,9 @@ use crate::reason::Reason;
 use crate::respond::{self, ConnectionError, Dress};
 use crate::shared::Shared;
 
-/// Bound on connecting to the app: it runs on the same machine.
-const CONNECT: Duration = Duration::from_secs(1);
+/// Bound on connecting to the app. It runs on the same machine and one that is down refuses at once; one whose
+/// backlog is full makes the kernel ask again after 1 s and after 3 s (RFC 6298 §5), which a burst must survive.
+const CONNECT: Duration = Duration::from_secs(5);
 /// The connection to the app is as old as the app.
 const APP_AGE: Duration = Duration::from_secs(24 * 3600);
 /// Time between two warnings of one port and worker: a client that does not know better tries again.

@@ -1,5 +1,10 @@
 //! Who is who: the certificate authority, the tokens by which workloads join, and what was revoked.
 //!
+//! - [`Authority`]: opened once (`open`), keeps keys (`vault`) and state (`state`, `disk`).
+//! - `issue`: who gets a certificate; `queue` and `service`: in which order, and over gRPC.
+//! - `manage`: what an operator does; `upkeep` and `rotation`: what time does.
+//! - `x509`, `csr`, `brought`, `files`: certificates, requests, a CA that was brought along, files.
+//!
 //! What is answered is durable first; what cannot be stored is refused. Nothing here trusts what a
 //! request says of itself: [`Asker`] is what the connection proved.
 //!

@@ -13,6 +13,7 @@ use super::*;
 mod issuance;
 mod judged;
 mod kept;
+mod random;
 mod rotated;
 
 pub(super) const NOW: Unix = 1_800_000_000;

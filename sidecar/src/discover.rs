@@ -39,7 +39,12 @@ pub async fn run(shared: Arc<Shared>) {
     if shared.bootstrap.control_plane.is_some() {
         if let Some(store) = &store {
             for response in store.load().await {
-                apply(&shared, state.restore(response));
+                let mut output = state.restore(response);
+                if shared.identity.has_trust() {
+                    // What was kept beside the key is never older than the snapshot.
+                    output.changes.retain(|change| !matches!(change, Change::Trust(_)));
+                }
+                apply(&shared, output);
             }
         }
         stream::run(&shared, state, store).await;

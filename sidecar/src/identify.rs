@@ -199,7 +199,7 @@ impl TlsError {
             rustls::Error::InvalidCertificate(_) => Self::Unverified(verify::describe(inner)),
             rustls::Error::NoCertificatesPresented => Self::Unverified("it shows no certificate".into()),
             rustls::Error::InvalidMessage(rustls::InvalidMessage::InvalidContentType) => Self::NotTls,
-            rustls::Error::AlertReceived(alert) => Self::Rejected(format!("{alert:?}")),
+            rustls::Error::AlertReceived(alert) => Self::Rejected(verify::alert(*alert)),
             _ => return None,
         })
     }

@@ -117,3 +117,53 @@ fn on() -> bool {
 }
 
 const HIDDEN: &str = "(not shown)";
+
+#[cfg(test)]
+mod tests {
+    use super::super::Bootstrap;
+    use serde_json::json;
+
+    fn check(identity: serde_json::Value, control_plane: Option<&str>) -> Result<(), String> {
+        let document = json!({"service": "post", "control_plane": control_plane, "identity": identity});
+        let bootstrap: Bootstrap = serde_json::from_value(document).map_err(|e| e.to_string())?;
+        bootstrap.check().map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn settings_that_contradict_each_other_are_refused() {
+        let url = Some("https://127.0.0.1:7070");
+        check(json!({"token": "ogt1.x"}), url).expect("good");
+        check(json!({}), url).expect("a kept certificate is enough");
+        check(json!(null), Some("http://127.0.0.1:7070")).expect("plain");
+        let files = json!({"files": {"chain": "a", "key": "b", "roots": "c"}});
+        check(files.clone(), None).expect("static mode");
+        for (identity, control_plane, words) in [
+            (
+                json!({"token": "a", "token_file": "b"}),
+                url,
+                "identity.token_file: token is given as well",
+            ),
+            (
+                json!({"trust_domain": "Not.One"}),
+                url,
+                "identity.trust_domain: `Not.One`",
+            ),
+            (json!({"token": "a"}), None, "identity: without control_plane"),
+            (json!({"token": "a"}), Some("http://127.0.0.1:7070"), "is not https://"),
+            (files, Some("http://127.0.0.1:7070"), "is not https://"),
+            (json!(null), url, "needs an identity"),
+            (json!({"tokn": "a"}), url, "unknown field `tokn`"),
+        ] {
+            let error = check(identity, control_plane).expect_err(words);
+            assert!(error.contains(words), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_token_is_not_shown() {
+        let document = json!({"service": "post", "identity": {"token": "ogt1.secret"}});
+        let bootstrap: Bootstrap = serde_json::from_value(document).expect("a bootstrap");
+        let shown = format!("{bootstrap:?}{}", json!(bootstrap));
+        assert!(!shown.contains("ogt1") && shown.contains("(not shown)"), "{shown}");
+    }
+}

@@ -134,10 +134,7 @@ pub(super) enum IssueError {
 impl IssueError {
     /// True when asking again in the same way leads nowhere, and another proof might.
     pub(super) fn is_final(&self) -> bool {
-        match self {
-            Self::Refused(_) | Self::Untrusted { .. } => true,
-            _ => false,
-        }
+        matches!(self, Self::Refused(_) | Self::Untrusted { .. })
     }
 }
 

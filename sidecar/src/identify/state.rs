@@ -70,6 +70,12 @@ impl Identity {
         }
     }
 
+    /// True once it is known whom to trust.
+    #[must_use]
+    pub fn has_trust(&self) -> bool {
+        self.parts.lock().trust.is_some()
+    }
+
     /// Takes over what is trusted from now on. An older bundle than the one in use is ignored, and so is
     /// one of another trust domain or without a root: what was trusted stays so.
     pub fn trust(&self, bundle: &TrustBundle) {

@@ -3,23 +3,24 @@
 //! A path to a root, with the usage of that side, then exactly one URI among the subject alternative
 //! names, which is the id. Host names mean nothing here. What cannot be read is refused.
 
-use std::sync::Arc;
+mod tls;
+mod words;
+
 use std::time::SystemTime;
 
-use outrigger_proto::model::{FieldError, ServiceName, SpiffeId, TrustBundle};
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls13_signature};
-use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::{
-    CertificateError, DigitallySignedStruct, DistinguishedName, OtherError, PeerIncompatible, SignatureScheme,
-};
-use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use outrigger_proto::model::{FieldError, ServiceName, SpiffeId};
+use rustls::crypto::WebPkiSupportedAlgorithms;
+use rustls_pki_types::CertificateDer;
 use webpki::{EndEntityCert, KeyUsage};
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
-use super::trust::{Fingerprint, Trust, fingerprint, time, unix};
+pub(super) use tls::{ByHash, Verifier};
+pub(super) use words::{alert, describe, rough};
+
+use super::trust::{Fingerprint, Trust, time, unix};
 use super::{NotAdmitted, Peer};
+use words::chain;
 
 /// Certificates that a peer may show: the leaf, intermediates, perhaps the root.
 const LONGEST_CHAIN: usize = 5;
@@ -183,290 +184,10 @@ pub(super) fn serial(certificate: &X509Certificate<'_>) -> String {
     raw.iter().skip(start).map(|b| format!("{b:02x}")).collect()
 }
 
-/// Looks at the certificates of clients, and at those of servers of one id.
-#[derive(Debug)]
-pub(super) struct Verifier {
-    trust: Arc<Trust>,
-    algorithms: WebPkiSupportedAlgorithms,
-    /// Who a server must be.
-    expected: Option<SpiffeId>,
-}
-
-impl Verifier {
-    /// For the clients of this workload.
-    pub(super) fn of_clients(trust: Arc<Trust>, algorithms: WebPkiSupportedAlgorithms) -> Self {
-        Self {
-            trust,
-            algorithms,
-            expected: None,
-        }
-    }
-
-    /// For the server `expected`.
-    pub(super) fn of_server(trust: Arc<Trust>, algorithms: WebPkiSupportedAlgorithms, expected: SpiffeId) -> Self {
-        Self {
-            trust,
-            algorithms,
-            expected: Some(expected),
-        }
-    }
-}
-
-impl ClientCertVerifier for Verifier {
-    // Which roots are trusted is not said: any client of the mesh has one certificate only.
-    fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        &[]
-    }
-
-    fn verify_client_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        now: UnixTime,
-    ) -> Result<ClientCertVerified, rustls::Error> {
-        let chain = (end_entity, intermediates);
-        verify(&self.trust, &self.algorithms, chain, Side::Client, clock(now)).map_err(rustls::Error::from)?;
-        Ok(ClientCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Err(PeerIncompatible::ServerDoesNotSupportTls12Or13.into())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, cert, dss, &self.algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.algorithms.supported_schemes()
-    }
-}
-
-impl ServerCertVerifier for Verifier {
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        let chain = (end_entity, intermediates);
-        let peer = verify(&self.trust, &self.algorithms, chain, Side::Server, clock(now))?;
-        match &self.expected {
-            Some(expected) if *expected == peer.id => Ok(ServerCertVerified::assertion()),
-            Some(expected) => Err(Refusal::Other {
-                got: peer.id,
-                expected: expected.clone(),
-            }
-            .into()),
-            None => Err(Refusal::NoId.into()),
-        }
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Err(PeerIncompatible::ServerTlsVersionIsDisabledByOurConfig.into())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, cert, dss, &self.algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.algorithms.supported_schemes()
-    }
-}
-
-/// Looks at a control plane before the first join: it must show the root whose hash the token carries.
-#[derive(Debug)]
-pub(super) struct ByHash {
-    root: Fingerprint,
-    trust_domain: Option<String>,
-    algorithms: WebPkiSupportedAlgorithms,
-}
-
-impl ByHash {
-    /// For the control plane of `trust_domain`; none: of whichever the root is.
-    pub(super) fn new(root: Fingerprint, trust_domain: Option<String>, algorithms: WebPkiSupportedAlgorithms) -> Self {
-        Self {
-            root,
-            trust_domain,
-            algorithms,
-        }
-    }
-
-    fn look(&self, leaf: &CertificateDer<'_>, shown: &[CertificateDer<'_>], now: SystemTime) -> Result<(), Refusal> {
-        if shown.len() >= LONGEST_CHAIN {
-            return Err(Refusal::TooLong(shown.len() + 1));
-        }
-        let root = shown.iter().find(|der| fingerprint(der) == self.root);
-        let root = root.ok_or(Refusal::OtherRoot)?;
-        let (_, parsed) = X509Certificate::from_der(leaf).map_err(|_| Refusal::Malformed)?;
-        let said = id(&parsed)?;
-        let trust = Trust::new(TrustBundle {
-            trust_domain: self
-                .trust_domain
-                .clone()
-                .unwrap_or_else(|| said.trust_domain().to_owned()),
-            roots: vec![root.to_vec()],
-            generation: 0,
-            revoked: Vec::new(),
-        })
-        .map_err(|_| Refusal::Malformed)?;
-        let peer = verify(&trust, &self.algorithms, (leaf, shown), Side::Server, now)?;
-        let expected = control_plane(trust.trust_domain()).map_err(|_| Refusal::NoId)?;
-        if peer.id == expected {
-            Ok(())
-        } else {
-            Err(Refusal::Other { got: peer.id, expected })
-        }
-    }
-}
-
-impl ServerCertVerifier for ByHash {
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        self.look(end_entity, intermediates, clock(now))?;
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Err(PeerIncompatible::ServerTlsVersionIsDisabledByOurConfig.into())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, cert, dss, &self.algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.algorithms.supported_schemes()
-    }
-}
-
 /// Who every control plane of a trust domain is.
 ///
 /// # Errors
 /// When it is no trust domain.
 pub(super) fn control_plane(trust_domain: &str) -> Result<SpiffeId, FieldError> {
     SpiffeId::new(trust_domain, &ServiceName::new("outrigger", "control-plane")?)
-}
-
-/// The refusal as rustls carries it, so that the peer gets the alert that fits.
-impl From<Refusal> for rustls::Error {
-    fn from(refusal: Refusal) -> Self {
-        let error = match &refusal {
-            Refusal::Chain(webpki::Error::CertExpired { time, not_after }) => CertificateError::ExpiredContext {
-                time: *time,
-                not_after: *not_after,
-            },
-            Refusal::Chain(webpki::Error::CertNotValidYet { time, not_before }) => {
-                CertificateError::NotValidYetContext {
-                    time: *time,
-                    not_before: *not_before,
-                }
-            }
-            Refusal::Chain(webpki::Error::UnknownIssuer) => CertificateError::UnknownIssuer,
-            Refusal::NotAdmitted {
-                why: NotAdmitted::Revoked,
-                ..
-            } => CertificateError::Revoked,
-            _ => CertificateError::Other(OtherError(Arc::new(refusal))),
-        };
-        Self::InvalidCertificate(error)
-    }
-}
-
-/// The refusal that rustls carries, in words.
-pub(super) fn describe(error: &rustls::Error) -> String {
-    let rustls::Error::InvalidCertificate(certificate) = error else {
-        return error.to_string();
-    };
-    match certificate {
-        CertificateError::ExpiredContext { time, not_after } => chain(&webpki::Error::CertExpired {
-            time: *time,
-            not_after: *not_after,
-        }),
-        CertificateError::NotValidYetContext { time, not_before } => chain(&webpki::Error::CertNotValidYet {
-            time: *time,
-            not_before: *not_before,
-        }),
-        CertificateError::UnknownIssuer => chain(&webpki::Error::UnknownIssuer),
-        CertificateError::Revoked => NotAdmitted::Revoked.to_string(),
-        CertificateError::Other(OtherError(refusal)) => refusal.to_string(),
-        other => other.to_string(),
-    }
-}
-
-/// What went wrong with a chain, in words.
-fn chain(error: &webpki::Error) -> String {
-    use webpki::Error as E;
-    match error {
-        E::CertExpired { time, not_after } => {
-            let late = rough(time.as_secs().saturating_sub(not_after.as_secs()));
-            format!("its certificate expired {late} ago by this machine's clock")
-        }
-        E::CertNotValidYet { time, not_before } => {
-            let early = rough(not_before.as_secs().saturating_sub(time.as_secs()));
-            format!(
-                "its certificate becomes valid in {early} by this machine's clock, which is at least that far behind \
-                 the clock of whoever issued it"
-            )
-        }
-        E::UnknownIssuer | E::InvalidSignatureForPublicKey => {
-            "its certificate does not lead to a root that is trusted here".into()
-        }
-        E::RequiredEkuNotFoundContext(_) => Refusal::Usage.to_string(),
-        E::CaUsedAsEndEntity => "it shows a CA's certificate as its own".into(),
-        E::PathLenConstraintViolated | E::MaximumPathDepthExceeded => "its chain is longer than its CA allows".into(),
-        other => format!("its certificate is not accepted: {other}"),
-    }
-}
-
-/// A time that people can read.
-pub(super) fn rough(seconds: u64) -> String {
-    match seconds {
-        0..120 => format!("{seconds} s"),
-        120..7200 => format!("{} min", seconds / 60),
-        _ => format!("{} h", seconds / 3600),
-    }
-}
-
-fn clock(now: UnixTime) -> SystemTime {
-    SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(now.as_secs())
 }

@@ -133,6 +133,13 @@ async fn times_usages_and_names_must_be_right() {
     late.not_before = now + hour + Duration::from_secs(30);
     late.not_after = now + 2 * hour;
     both_refuse(&ca, &late, "becomes valid in 60 min by this machine's clock").await;
+    let (opened, _) = call(&ca.with(&late), &ca.identity("default/user"), "default/user", Alpn::H2).await;
+    let error = opened.expect("our side is done").read_u8().await.expect_err("an alert");
+    let said = TlsError::of(&error).expect("it is TLS").to_string();
+    assert!(
+        said.contains("one of the two clocks is wrong"),
+        "the side whose certificate it is: {said}"
+    );
     let uris = |uris: &[&str]| Spec {
         uris: uris.iter().map(|uri| (*uri).to_owned()).collect(),
         ..good.clone()

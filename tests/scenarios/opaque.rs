@@ -17,7 +17,7 @@ use outrigger_tests::{World, over_both, ports, tools};
 
 pub(crate) fn tests() -> Vec<Trial> {
     over_both![
-        psql_copies_a_million_rows_in_and_out,
+        psql_copies_rows_out_and_in,
         redis_cli_pipes,
         netcat_half_closes,
         nginx_ends_its_own_tls,
@@ -68,7 +68,7 @@ async fn psql(world: &World, addr: SocketAddr, sql: &str) -> Result<String> {
     world.spawn("psql", command)?.succeed(LIMIT).await
 }
 
-async fn psql_copies_a_million_rows_in_and_out(world: Arc<World>) -> Result<()> {
+async fn psql_copies_rows_out_and_in(world: Arc<World>) -> Result<()> {
     let (_server, addr) = postgres(&world).await?;
     let mut mesh = Plan::default().service("db", "tcp", &[addr]).start(&world).await?;
     let through = mesh.to("db")?;
@@ -83,15 +83,15 @@ async fn psql_copies_a_million_rows_in_and_out(world: Arc<World>) -> Result<()> 
     psql(&world, through, "create table rows (n bigint, text text)").await?;
     let file = world.dir().join("rows.csv");
     let out = format!(
-        "\\copy (select n, md5(n::text) from generate_series(1, 1000000) n) to '{}' csv",
+        "\\copy (select n, md5(n::text) from generate_series(1, 200000) n) to '{}' csv",
         file.display()
     );
     psql(&world, through, &out).await?;
     psql(&world, through, &format!("\\copy rows from '{}' csv", file.display())).await?;
-    let sums = "select count(*), sum(n), md5(string_agg(text, '' order by n)) from rows";
+    let sums = "select count(*), sum(n), sum(hashtext(text)) from rows";
     let (here, there) = (psql(&world, addr, sums).await?, psql(&world, through, sums).await?);
     ensure!(
-        here == there && here.starts_with("1000000|500000500000|"),
+        here == there && here.starts_with("200000|20000100000|"),
         "{here} is not {there}"
     );
     mesh.check_well()

@@ -88,13 +88,11 @@ async fn what_looks_like_http_stays_opaque(world: Arc<World>) -> Result<()> {
 }
 
 /// What ends a client's stream: nothing, or the error.
-async fn end_of(client: &mut Client) -> Option<std::io::ErrorKind> {
-    let error = client.rest().await.err()?;
-    Some(
-        error
-            .downcast_ref::<std::io::Error>()
-            .map_or(std::io::ErrorKind::Other, std::io::Error::kind),
-    )
+async fn end_of(client: &mut Client) -> Result<Option<std::io::ErrorKind>> {
+    wait::soon("the stream's end", async {
+        Ok(client.end().await.err().map(|e| e.kind()))
+    })
+    .await
 }
 
 async fn a_reset_of_the_app_is_a_reset_for_the_client(world: Arc<World>) -> Result<()> {
@@ -110,7 +108,7 @@ async fn a_reset_of_the_app_is_a_reset_for_the_client(world: Arc<World>) -> Resu
         let mut client = Client::connect(mesh.to("app")?).await?;
         // More than it reads: an app that is killed with unread data resets as well.
         client.send("xyz").await?;
-        ensure!(end_of(&mut client).await == Some(std::io::ErrorKind::ConnectionReset));
+        ensure!(end_of(&mut client).await? == Some(std::io::ErrorKind::ConnectionReset));
     }
     mesh.check_well()
 }
@@ -143,7 +141,7 @@ async fn a_killed_sidecar_is_a_reset_and_no_clean_end(world: Arc<World>) -> Resu
             ensure!(seen == Some(reset), "the app saw {seen:?}");
         } else {
             mesh.inbound("app", 0)?.process.kill()?;
-            let seen = end_of(&mut client).await;
+            let seen = end_of(&mut client).await?;
             ensure!(seen == reset, "the client saw {seen:?}");
         }
     }
@@ -156,7 +154,7 @@ async fn a_new_connection_needs_no_handshake(world: Arc<World>) -> Result<()> {
     let mut mesh = Plan::default().service("app", "tcp", &[app.addr]).start(&world).await?;
     let handshakes = async |mesh: &mut Mesh| -> Result<u64> {
         let page = mesh.inbound("app", 0)?.metrics().await?;
-        let line = page.lines().find(|l| l.starts_with("outrigger_tls_handshakes_total"));
+        let line = page.lines().find(|l| l.starts_with("outrigger_handshakes_total "));
         Ok(line
             .and_then(|l| l.rsplit_once(' '))
             .map_or(Ok(0), |(_, n)| n.parse())?)

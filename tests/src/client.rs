@@ -161,6 +161,16 @@ impl Client {
         .await
     }
 
+    /// Reads to the end, and tells a clean one from a reset.
+    ///
+    /// # Errors
+    /// What broke the stream.
+    pub async fn end(&mut self) -> std::io::Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        self.io.read_to_end(&mut bytes).await?;
+        Ok(bytes)
+    }
+
     /// [`rest`](Self::rest) with a deadline of its own.
     ///
     /// # Errors

@@ -1,3 +1,5 @@
+//! The protocol on its own: every frame, every cut, both machines against each other.
+
 use proptest::prelude::*;
 
 use super::open::Read;

@@ -143,6 +143,7 @@ impl Inbound {
         if let Some(own) = self.shared.identity.current() {
             self.shared.directory.belongs_to(own.id.trust_domain());
         }
+        self.shared.stats.add(Gauge::Handshakes, 1);
         self.cell.secured();
         match alpn {
             Alpn::H2 => self.http(stream, true, Caller::proven(client, peer, true)).await,

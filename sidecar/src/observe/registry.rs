@@ -72,6 +72,8 @@ pub enum Gauge {
     IdentityRenewals,
     /// Tries to get a certificate that failed.
     IdentityRenewalFailures,
+    /// TLS handshakes of clients that were let in.
+    Handshakes,
     /// TLS handshakes of clients that failed.
     HandshakesFailed,
     /// Requests and connections that only `audit` let through.
@@ -80,7 +82,7 @@ pub enum Gauge {
 
 impl Gauge {
     /// All, with metric name and help text.
-    pub const ALL: [(Self, &'static str, &'static str, &'static str); 17] = [
+    pub const ALL: [(Self, &'static str, &'static str, &'static str); 18] = [
         (
             Self::ConnectionsRefused,
             "outrigger_connections_refused_total",
@@ -170,6 +172,12 @@ impl Gauge {
             "outrigger_identity_renewal_failures_total",
             "counter",
             "Tries to get a certificate that failed.",
+        ),
+        (
+            Self::Handshakes,
+            "outrigger_handshakes_total",
+            "counter",
+            "TLS handshakes of clients that were let in.",
         ),
         (
             Self::HandshakesFailed,

@@ -1,3 +1,5 @@
+//! The tunnel over real sockets and real TLS.
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;

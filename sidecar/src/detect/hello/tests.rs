@@ -1,3 +1,5 @@
+//! Hellos of real TLS stacks, in any number of pieces.
+
 use std::sync::Arc;
 
 use proptest::prelude::*;

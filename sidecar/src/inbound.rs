@@ -20,7 +20,7 @@ use outrigger_proto::model::{Protocol, SpiffeId};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
-use self::caller::Caller;
+use self::caller::{Caller, Callers};
 use crate::accept::head::Watch;
 use crate::accept::serve::{self, Bounds, Serve};
 use crate::connect::{Lease, Route, Security, SendError, Upstream, Wire};
@@ -62,6 +62,7 @@ pub struct Inbound {
     shared: Arc<Shared>,
     cell: Arc<Cell>,
     log: Option<AccessLog>,
+    callers: Callers,
     /// Milliseconds since the sidecar's start of the last warning, and how many were swallowed since.
     warned: AtomicU64,
     swallowed: AtomicU64,
@@ -108,6 +109,7 @@ impl Inbound {
         Self {
             port: name.into(),
             protocol,
+            callers: Callers::default(),
             mesh_port: config.is_some_and(|i| i.mesh_listen.is_some()),
             warned: AtomicU64::new(0),
             swallowed: AtomicU64::new(0),
@@ -126,6 +128,12 @@ impl Inbound {
         if let Err(error) = self.enter(stream, client, meshed).await {
             tracing::debug!(%error, "inbound connection ended");
         }
+    }
+
+    /// Judges every connection and request anew: to be called after each change of the own settings, of what is
+    /// trusted, and now and then, because certificates expire.
+    pub fn review(&self) {
+        self.callers.review(&self.shared, &self.port);
     }
 
     /// Closes connections to the app that nobody used for `idle`.
@@ -155,6 +163,7 @@ impl Inbound {
         I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let caller = Arc::new(caller);
+        self.callers.enter(&caller, &self.shared, &self.port);
         let service = Requests {
             journey: self.clone(),
             caller: caller.clone(),
@@ -181,7 +190,7 @@ impl Inbound {
         };
         tokio::select! {
             served = serve => served,
-            why = caller.watch(&self.shared, &self.port, false) => {
+            why = caller.ended() => {
                 caller.live.review(|_, _| false);
                 self.cell.reason(why);
                 Err(ConnectionError::Refused(why))

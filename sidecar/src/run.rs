@@ -23,6 +23,8 @@ use crate::outbound::cluster::Cluster;
 use crate::shared::Shared;
 use crate::{admin, discover, health, identify, register};
 
+/// Time between two looks for callers whose certificates expired.
+const REVIEW: Duration = Duration::from_secs(5);
 /// Unused upstream connections are closed after this.
 const IDLE: Duration = Duration::from_secs(60);
 
@@ -195,6 +197,12 @@ fn handler(shared: &Arc<Shared>, log: Option<&AccessLog>) -> Handler {
             .await
         {}
     });
+    let (reviewed, watched) = (journeys.clone(), shared.clone());
+    // Owned by the worker's runtime: it ends with it.
+    tokio::spawn(async move {
+        let mut timer = Task::new(Place::Timer, watched.stats.clone());
+        while timer.again(review(&reviewed, &watched)).await {}
+    });
     let roles = Role::all(&shared.bootstrap);
     Box::new(move |stream, client, role, open| {
         let journeys = journeys.clone();
@@ -216,6 +224,19 @@ fn handler(shared: &Arc<Shared>, log: Option<&AccessLog>) -> Handler {
             journey.await;
         });
     })
+}
+
+/// Judges who is connected whenever the rules, the mode or what is trusted change, and now and then.
+async fn review(journeys: &Journeys, shared: &Shared) {
+    let (mut trust, mut settings) = (shared.identity.changes(), shared.directory.proxy_changes());
+    loop {
+        journeys.inbound.iter().for_each(|inbound| inbound.review());
+        tokio::select! {
+            _ = trust.changed() => {}
+            _ = settings.changed() => {}
+            () = tokio::time::sleep(REVIEW) => {}
+        }
+    }
 }
 
 fn journeys(shared: &Arc<Shared>, log: Option<&AccessLog>) -> Journeys {

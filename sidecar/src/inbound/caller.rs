@@ -1,15 +1,18 @@
 //! Who is at the other end of an inbound connection, and for how long it may stay there.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Weak};
+use std::task::Poll;
 use std::time::{Duration, SystemTime};
 
+use futures_util::task::AtomicWaker;
 use http::header::{HeaderName, HeaderValue};
 use http::uri::PathAndQuery;
 use http::{HeaderMap, Method};
 use outrigger_proto::access::{Asked, Call};
 use outrigger_proto::model::{Mode, SpiffeId};
-use tokio::sync::Notify;
+use parking_lot::Mutex;
 
 use crate::exchange::live::Live;
 use crate::identify::Peer;
@@ -37,8 +40,16 @@ pub struct Caller {
     pub live: Arc<Live>,
     /// Made once a connection; a request gets a reference count.
     field: Option<HeaderValue>,
-    leave: Notify,
+    stay: AtomicU8,
+    /// The task that serves the connection.
+    task: AtomicWaker,
 }
+
+/// Whether a caller may stay; grows only.
+const WELCOME: u8 = 0;
+/// Plain where only TLS is spoken from now on.
+const PLAINTEXT: u8 = 1;
+const REVOKED: u8 = 2;
 
 impl Caller {
     /// A client that proved nothing.
@@ -51,7 +62,8 @@ impl Caller {
             sidecar: true,
             live: Arc::default(),
             field: None,
-            leave: Notify::new(),
+            stay: AtomicU8::new(WELCOME),
+            task: AtomicWaker::new(),
         }
     }
 
@@ -102,21 +114,58 @@ impl Caller {
         }
     }
 
-    /// Waits until the connection should take no more requests.
+    /// Waits until the connection should take no more requests. Costs a request two loads.
     ///
     /// # Cancel safety
-    /// Safe.
+    /// Safe; for the one task that serves the connection.
     pub async fn leaving(&self) {
-        self.leave.notified().await;
+        std::future::poll_fn(|cx| {
+            self.task.register(cx.waker());
+            match self.stay.load(Ordering::Acquire) {
+                WELCOME => Poll::Pending,
+                _ => Poll::Ready(()),
+            }
+        })
+        .await;
     }
 
-    /// Watches over a connection's right to be, and that of what it carries: cuts requests to `port` that
-    /// the rules allow no longer, and returns when the whole connection has to end. `opaque` when it carries
-    /// bytes that are no requests.
+    /// Waits until the whole connection has to end.
+    ///
+    /// # Cancel safety
+    /// Safe; for the one task that serves the connection.
+    pub async fn ended(&self) -> Reason {
+        self.leaving().await;
+        if self.stay.load(Ordering::Acquire) == PLAINTEXT {
+            tokio::time::sleep(GRACE).await;
+            return Reason::Plaintext;
+        }
+        Reason::Revoked
+    }
+
+    /// Judges a connection that carries requests, and each of them.
+    fn judge(&self, shared: &Shared, port: &str) {
+        let stay = match &self.peer {
+            Some(peer) => match shared.identity.admits(peer) {
+                Ok(()) => WELCOME,
+                Err(why) => {
+                    tracing::info!(peer = %peer.id, serial = peer.serial, %why, "a connection ends");
+                    REVOKED
+                }
+            },
+            None if shared.directory.admission().mode == Mode::Strict => PLAINTEXT,
+            None => WELCOME,
+        };
+        if stay > self.stay.fetch_max(stay, Ordering::AcqRel) {
+            self.task.wake();
+        }
+        self.review(shared, port);
+    }
+
+    /// Watches over an opaque connection to `port`, and returns when it has to end.
     ///
     /// # Cancel safety
     /// Safe.
-    pub async fn watch(&self, shared: &Shared, port: &str, opaque: bool) -> Reason {
+    pub async fn watch(&self, shared: &Shared, port: &str) -> Reason {
         let mut identity = shared.identity.changes();
         let mut settings = shared.directory.proxy_changes();
         loop {
@@ -127,16 +176,10 @@ impl Caller {
                         return Reason::Revoked;
                     }
                 }
-                None if shared.directory.admission().mode == Mode::Strict => {
-                    self.leave.notify_one();
-                    if !opaque {
-                        tokio::time::sleep(GRACE).await;
-                    }
-                    return Reason::Plaintext;
-                }
+                None if shared.directory.admission().mode == Mode::Strict => return Reason::Plaintext,
                 None => {}
             }
-            if self.review(shared, port, opaque) {
+            if !shared.directory.admission().decide(&self.asks_opaque(port)).passes() {
                 return Reason::Denied;
             }
             let left = |peer: &Peer| peer.not_after.duration_since(SystemTime::now()).unwrap_or_default();
@@ -149,12 +192,9 @@ impl Caller {
         }
     }
 
-    /// True when the connection itself may not go on.
-    fn review(&self, shared: &Shared, port: &str, opaque: bool) -> bool {
+    /// Cuts requests that the rules allow no longer.
+    fn review(&self, shared: &Shared, port: &str) {
         let admission = shared.directory.admission();
-        if opaque {
-            return !admission.decide(&self.asks_opaque(port)).passes();
-        }
         let cut = self
             .live
             .review(|method, path| admission.decide(&self.asks(port, method, path)).passes());
@@ -165,6 +205,39 @@ impl Caller {
                 "the rules allow live requests no longer"
             );
         }
-        false
+    }
+}
+
+/// The callers of one port on one worker whose connections carry requests.
+///
+/// One list for all, so that a connection costs a place in it and neither a task nor a timer.
+#[derive(Debug, Default)]
+pub struct Callers(Mutex<Vec<Weak<Caller>>>);
+
+impl Callers {
+    /// Enters `caller`, and judges it once: what changed since it was let in counts.
+    pub fn enter(&self, caller: &Arc<Caller>, shared: &Shared, port: &str) {
+        let mut all = self.0.lock();
+        if all.len() == all.capacity() {
+            // Before it grows: those that are gone give their places.
+            all.retain(|c| c.strong_count() > 0);
+            let room = all.len().max(8);
+            all.reserve_exact(room);
+        }
+        all.push(Arc::downgrade(caller));
+        drop(all);
+        caller.judge(shared, port);
+    }
+
+    /// Judges everybody anew.
+    pub fn review(&self, shared: &Shared, port: &str) {
+        let mut here = Vec::new();
+        self.0.lock().retain(|caller| {
+            let caller = caller.upgrade();
+            let kept = caller.is_some();
+            here.extend(caller);
+            kept
+        });
+        here.iter().for_each(|caller| caller.judge(shared, port));
     }
 }

@@ -78,7 +78,7 @@ impl Inbound {
                 self.cell.moved(moved.forth, moved.back);
                 result.map_err(ConnectionError::from)
             }
-            why = caller.watch(&self.shared, &self.port, true) => {
+            why = caller.watch(&self.shared, &self.port) => {
                 exchange.refused(why);
                 Err(ConnectionError::Refused(why))
             }

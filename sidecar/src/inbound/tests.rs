@@ -91,6 +91,17 @@ async fn serve(shared: &Arc<Shared>, protocol: Protocol) -> SocketAddr {
         }
     });
     let journey = Arc::new(Inbound::new("main", protocol, app_address, shared.clone(), None));
+    let (reviewed, shared) = (journey.clone(), shared.clone());
+    tokio::spawn(async move {
+        let (mut trust, mut settings) = (shared.identity.changes(), shared.directory.proxy_changes());
+        loop {
+            tokio::select! {
+                _ = trust.changed() => {}
+                _ = settings.changed() => {}
+            }
+            reviewed.review();
+        }
+    });
     tokio::spawn(async move {
         while let Ok((stream, client)) = inbound.accept().await {
             tokio::spawn(Box::pin(journey.clone().connection(stream, client, false)));

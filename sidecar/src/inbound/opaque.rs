@@ -183,7 +183,7 @@ impl Door for Hall<'_> {
         let shared = &self.journey.shared;
         match open {
             Some(_) => {
-                let why = self.caller.watch(shared, &self.journey.port, true).await;
+                let why = self.caller.watch(shared, &self.journey.port).await;
                 self.journey.cell.reason(why);
             }
             // Between streams nothing is judged but the peer: a rule that denies is told to who asks.

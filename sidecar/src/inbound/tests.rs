@@ -269,7 +269,7 @@ async fn two_sidecars_prove_themselves_and_the_app_learns_who_calls() {
     let ca = Ca::new();
     let post = Callee::new(ca.identity("default/post"), Protocol::Http, Mode::Strict).await;
     let user = Calls::new(ca.identity("default/user"), post.address, Mode::Strict);
-    let forged = "outrigger-caller: spiffe://forged\r\nOutrigger-Origin: 2\r\noutrigger_caller: forged\r\nx-own: 1\r\n";
+    let forged = "outrigger-caller: spiffe://forged\r\nOutrigger-Origin: 2\r\nx-own: 1\r\n";
     let (head, body) = get(&mut user.connection(), "/a/%2e/..//b?c=%2F", forged).await;
     assert!(head.starts_with("HTTP/1.1 200"), "{head}");
     assert!(!head.contains("outrigger"), "{head}");

@@ -1,9 +1,11 @@
 //! The admin listener of one sidecar: what it does now, for people, scrapers and `outrigger`.
 //!
-//! Loopback only, HTTP/1.1 only, bounded bodies and connections. The Host field must name loopback and
+//! Loopback or a socket of its owner only, bounded bodies and connections. The Host field must name loopback and
 //! a POST must not come from another origin, so that a page in a browser cannot reach it (DNS
-//! rebinding, cross-site requests). Serves no request of the mesh.
+//! rebinding, cross-site requests). The telemetry listener shows metrics and health, and may be elsewhere.
+//! Serves no request of the mesh.
 
+mod listen;
 mod pages;
 mod process;
 #[cfg(test)]
@@ -19,9 +21,10 @@ use http::{Method, Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use serde::Deserialize;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
@@ -30,37 +33,73 @@ use crate::drain::Phase;
 use crate::observe::prometheus;
 use crate::shared::Shared;
 
+pub use listen::Listener;
+use listen::Stream;
+
 /// Connections at once; more wait in the kernel.
 const CONNECTIONS: usize = 64;
 /// The largest body that is read.
 const BODY: usize = 16 * 1024;
 /// To send a request's head; also how long an idle connection is kept.
 const HEAD: Duration = Duration::from_secs(30);
+/// A connection's whole life: a scraper comes again.
+const AGE: Duration = Duration::from_secs(3600);
 /// To send a request's body.
 const READ: Duration = Duration::from_secs(5);
 /// After accepting failed, for example for lack of file descriptors.
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves the admin pages on `listener` until the process ends.
-pub async fn serve(listener: TcpListener, shared: Arc<Shared>) {
-    shared.admin.send_replace(listener.local_addr().ok());
+pub async fn serve(listener: Listener, shared: Arc<Shared>) {
+    let address = listener.address().unwrap_or_else(|| shared.bootstrap.admin.clone());
+    shared.admin.send_replace(Some(address));
+    run(listener, Pages::All, shared).await;
+}
+
+/// Serves metrics and health alone, to anybody or to who has a certificate of the mesh, until the process ends.
+pub async fn serve_telemetry(listener: TcpListener, tls: bool, shared: Arc<Shared>) {
+    let pages = if tls { Pages::SecretTelemetry } else { Pages::Telemetry };
+    run(Listener::Tcp(listener), pages, shared).await;
+}
+
+/// What a listener shows, and to whom.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Pages {
+    /// Everything, to whom the address or the socket lets in.
+    All,
+    /// What changes nothing and names no peer.
+    Telemetry,
+    /// The same over mutual TLS.
+    SecretTelemetry,
+}
+
+async fn run(listener: Listener, pages: Pages, shared: Arc<Shared>) {
     let mut task = Task::new(Place::Admin, shared.stats.clone());
     let permits = Arc::new(Semaphore::new(CONNECTIONS));
     let mut connections = JoinSet::new();
-    while task.again(accept(&listener, &permits, &mut connections, &shared)).await {}
+    while task
+        .again(accept(&listener, pages, &permits, &mut connections, &shared))
+        .await
+    {}
 }
 
-async fn accept(listener: &TcpListener, permits: &Arc<Semaphore>, connections: &mut JoinSet<()>, shared: &Arc<Shared>) {
+async fn accept(
+    listener: &Listener,
+    pages: Pages,
+    permits: &Arc<Semaphore>,
+    connections: &mut JoinSet<()>,
+    shared: &Arc<Shared>,
+) {
     loop {
         while connections.try_join_next().is_some() {}
         let Ok(permit) = permits.clone().acquire_owned().await else {
             return;
         };
         match listener.accept().await {
-            Ok((stream, _)) => {
+            Ok(stream) => {
                 let shared = shared.clone();
                 connections.spawn(async move {
-                    connection(stream, shared).await;
+                    connection(stream, pages, shared).await;
                     drop(permit);
                 });
             }
@@ -72,18 +111,40 @@ async fn accept(listener: &TcpListener, permits: &Arc<Semaphore>, connections: &
     }
 }
 
-async fn connection(stream: TcpStream, shared: Arc<Shared>) {
+async fn connection(stream: Stream, pages: Pages, shared: Arc<Shared>) {
+    if pages != Pages::SecretTelemetry {
+        return speak(stream, pages, shared).await;
+    }
+    // Bounded in itself.
+    match Box::pin(shared.identity.accept(stream)).await {
+        Ok((stream, _, _)) => speak(stream, pages, shared).await,
+        Err(error) => tracing::debug!(%error, "nobody of the mesh asked for telemetry"),
+    }
+}
+
+async fn speak(stream: impl AsyncRead + AsyncWrite + Unpin + 'static, pages: Pages, shared: Arc<Shared>) {
     let service = service_fn(move |request| {
         let shared = shared.clone();
-        async move { Ok::<_, std::convert::Infallible>(answer(&shared, request).await) }
+        async move {
+            Ok::<_, std::convert::Infallible>(match pages {
+                Pages::All => answer(&shared, request).await,
+                Pages::Telemetry | Pages::SecretTelemetry => telemetry(&shared, &request),
+            })
+        }
     });
-    let served = hyper::server::conn::http1::Builder::new()
+    // A scraper that offers HTTP/2 in TLS is taken at its word: the mesh's server prefers it.
+    let mut builder = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
+    builder
+        .http1()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD)
-        .max_buf_size(32 * 1024)
-        .serve_connection(TokioIo::new(stream), service)
-        .await;
-    if let Err(error) = served {
+        .max_buf_size(32 * 1024);
+    builder
+        .http2()
+        .max_concurrent_streams(8)
+        .max_header_list_size(32 * 1024);
+    let served = tokio::time::timeout(AGE, builder.serve_connection(TokioIo::new(stream), service)).await;
+    if let Ok(Err(error)) = served {
         tracing::debug!(%error, "an admin connection broke");
     }
 }
@@ -102,20 +163,9 @@ async fn answer(shared: &Shared, request: Request<Incoming>) -> Answer {
     match (&method, path.as_str()) {
         (&Method::GET, "/metrics") => metrics(shared),
         (&Method::GET, "/stats") => json(StatusCode::OK, &pages::stats(shared)),
-        (&Method::GET, "/health") => {
-            let health = pages::health(shared);
-            let status = if health.serves() {
-                StatusCode::OK
-            } else {
-                StatusCode::SERVICE_UNAVAILABLE
-            };
-            json(status, &health)
-        }
+        (&Method::GET, "/health") => health(shared),
         (&Method::GET, "/livez") => text(StatusCode::OK, "ok\n"),
-        (&Method::GET, "/readyz") => match pages::not_ready(shared) {
-            None => text(StatusCode::OK, "ok\n"),
-            Some(reason) => text(StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")),
-        },
+        (&Method::GET, "/readyz") => readiness(shared),
         (&Method::GET, "/identity") => json(StatusCode::OK, &shared.identity.page()),
         (&Method::GET, "/config") => json(StatusCode::OK, &pages::config(shared)),
         (&Method::POST, "/drain") => {
@@ -127,6 +177,35 @@ async fn answer(shared: &Shared, request: Request<Incoming>) -> Answer {
         (_, "/metrics" | "/stats" | "/health" | "/livez" | "/readyz" | "/identity" | "/config") => not_allowed("GET"),
         (_, "/drain" | "/workload") => not_allowed("POST"),
         _ => text(StatusCode::NOT_FOUND, format!("{PAGES}\n")),
+    }
+}
+
+/// Answers one request for telemetry. Under any name: there is nothing to change here.
+fn telemetry(shared: &Shared, request: &Request<Incoming>) -> Answer {
+    match (request.method(), request.uri().path()) {
+        (&Method::GET, "/metrics") => metrics(shared),
+        (&Method::GET, "/livez") => text(StatusCode::OK, "ok\n"),
+        (&Method::GET, "/readyz") => readiness(shared),
+        (&Method::GET, "/health") => health(shared),
+        (_, "/metrics" | "/livez" | "/readyz" | "/health") => not_allowed("GET"),
+        _ => text(StatusCode::NOT_FOUND, "pages: /metrics /livez /readyz /health\n"),
+    }
+}
+
+fn health(shared: &Shared) -> Answer {
+    let health = pages::health(shared);
+    let status = if health.serves() {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
+    json(status, &health)
+}
+
+fn readiness(shared: &Shared) -> Answer {
+    match pages::not_ready(shared) {
+        None => text(StatusCode::OK, "ok\n"),
+        Some(reason) => text(StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")),
     }
 }
 

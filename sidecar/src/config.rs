@@ -5,6 +5,7 @@
 //! Knows no other room.
 
 mod identity;
+mod listen;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -15,6 +16,7 @@ use outrigger_proto::wire::mesh as wire;
 use serde::{Deserialize, Serialize};
 
 pub use identity::{Files, Identity, Secret};
+pub use listen::{Admin, Telemetry};
 
 /// Everything local that a sidecar is told. Immutable after load.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -49,9 +51,12 @@ pub struct Bootstrap {
     /// Where the last good snapshot and the workload's key are kept; absent: in memory only.
     #[serde(default)]
     pub state_dir: Option<PathBuf>,
-    /// The admin listener. Default a free port of 127.0.0.1.
+    /// The admin listener: a loopback address or `unix:/path`. Default a free port of 127.0.0.1.
     #[serde(default = "default_admin")]
-    pub admin: SocketAddr,
+    pub admin: Admin,
+    /// A listener for metrics and health alone; may be on any address.
+    #[serde(default)]
+    pub telemetry: Option<Telemetry>,
     /// Data workers; 0 means one a core, at most 4.
     #[serde(default)]
     pub workers: usize,
@@ -212,10 +217,18 @@ impl Bootstrap {
         if let Some(proxy) = self.http_proxy {
             self.check_listener(proxy, "http_proxy".into())?;
         }
-        if !self.admin.ip().is_loopback() {
+        if let Admin::Tcp(admin) = self.admin
+            && !admin.ip().is_loopback()
+        {
             return Err(FieldError {
                 path: "admin".into(),
-                reason: format!("{} is not loopback", self.admin),
+                reason: format!("{admin} is not loopback; `telemetry` may be anywhere and shows metrics and health"),
+            });
+        }
+        if self.telemetry.is_some_and(|t| t.tls) && self.identity.is_none() {
+            return Err(FieldError {
+                path: "telemetry.tls".into(),
+                reason: "needs an identity".into(),
             });
         }
         for service in &self.resources.services {
@@ -267,6 +280,6 @@ fn default_address() -> IpAddr {
     IpAddr::V4(Ipv4Addr::LOCALHOST)
 }
 
-fn default_admin() -> SocketAddr {
-    SocketAddr::new(default_address(), 0)
+fn default_admin() -> Admin {
+    Admin::Tcp(SocketAddr::new(default_address(), 0))
 }

@@ -6,6 +6,7 @@
 
 mod app;
 mod dependency;
+mod exposed;
 mod probe;
 #[cfg(test)]
 mod tests;
@@ -27,6 +28,8 @@ use tracker::{Tracker, Verdict};
 const QUICK: Duration = Duration::from_millis(50);
 /// A start that takes longer is probed at the ordinary interval.
 const START: Duration = Duration::from_secs(15);
+/// Between looks at where the app listens.
+const LOOK: Duration = Duration::from_secs(30);
 /// Between checks of what the app needs.
 const DEPENDENCIES: Duration = Duration::from_secs(2);
 
@@ -37,6 +40,7 @@ pub async fn run(shared: Arc<Shared>) {
         tracker: Tracker::default(),
         start: shared.app.start(),
         began: Instant::now(),
+        looked: None,
     };
     while task.again(both(&shared, &mut watched)).await {}
 }
@@ -50,6 +54,32 @@ struct Watched {
     tracker: Tracker,
     start: u64,
     began: Instant,
+    /// When its listeners were last found to be its own business.
+    looked: Option<Looked>,
+}
+
+struct Looked {
+    at: Instant,
+    /// The settings then.
+    with: Arc<Proxy>,
+}
+
+impl Watched {
+    /// Looks at where the app listens: before it counts as well, and now and then afterwards. The system's
+    /// table is long on a busy machine.
+    async fn exposed(&mut self, shared: &Shared, proxy: &Arc<Proxy>) -> Result<(), String> {
+        let fresh = |looked: &Looked| looked.at.elapsed() < LOOK && Arc::ptr_eq(&looked.with, proxy);
+        if self.looked.as_ref().is_some_and(fresh) {
+            return Ok(());
+        }
+        self.looked = None;
+        exposed::check(shared, proxy).await?;
+        self.looked = Some(Looked {
+            at: Instant::now(),
+            with: proxy.clone(),
+        });
+        Ok(())
+    }
 }
 
 async fn watch_app(shared: &Shared, watched: &mut Watched) {
@@ -60,6 +90,7 @@ async fn watch_app(shared: &Shared, watched: &mut Watched) {
                 tracker: Tracker::default(),
                 start: shared.app.start(),
                 began: Instant::now(),
+                looked: None,
             };
         }
         changes.mark_unchanged();
@@ -68,7 +99,10 @@ async fn watch_app(shared: &Shared, watched: &mut Watched) {
         let asked = Instant::now();
         if life != Life::Exited {
             let hinted = shared.app.take_hint();
-            let result = probe::app(&shared.bootstrap, &proxy.health).await;
+            let result = match probe::app(&shared.bootstrap, &proxy.health).await {
+                Ok(()) => watched.exposed(shared, &proxy).await,
+                failed => failed,
+            };
             // What began before a restart says nothing about the app after it.
             if shared.app.start() == watched.start {
                 let failed = result.is_err();

@@ -11,7 +11,7 @@ use outrigger_proto::model::{FieldError, Protocol};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::accept::{self, Handler, Listener, Worker};
-use crate::config::Bootstrap;
+use crate::config::{Admin, Bootstrap};
 use crate::contain::{Place, Task};
 use crate::drain::Phase;
 use crate::egress::Egress;
@@ -83,8 +83,16 @@ async fn serve(shared: Arc<Shared>) -> Result<(), Error> {
         .map(|target| AccessLog::open(target, shared.stats.clone()))
         .transpose()?;
     let listeners = bind_all(bootstrap)?;
-    let admin = tokio::net::TcpListener::from_std(accept::bind(bootstrap.admin)?)?;
-    tracing::info!(service = %shared.name, instance = bootstrap.instance, admin = %admin.local_addr()?, "sidecar started");
+    let admin = match &bootstrap.admin {
+        Admin::Tcp(address) => admin::Listener::Tcp(tokio_listener(*address)?),
+        Admin::Unix(path) => admin::Listener::unix(path)?,
+    };
+    let told = admin.address().unwrap_or_else(|| bootstrap.admin.clone());
+    let telemetry = bootstrap
+        .telemetry
+        .map(|t| Ok::<_, io::Error>((tokio_listener(t.listen)?, t.tls)));
+    let telemetry = telemetry.transpose()?;
+    tracing::info!(service = %shared.name, instance = bootstrap.instance, admin = %told, "sidecar started");
 
     let count = worker_count(bootstrap.workers);
     let mut workers = Vec::with_capacity(count);
@@ -97,6 +105,9 @@ async fn serve(shared: Arc<Shared>) -> Result<(), Error> {
 
     let mut control = tokio::task::JoinSet::new();
     control.spawn(admin::serve(admin, shared.clone()));
+    if let Some((listener, tls)) = telemetry {
+        control.spawn(admin::serve_telemetry(listener, tls, shared.clone()));
+    }
     control.spawn(identify::run(shared.clone()));
     control.spawn(discover::run(shared.clone()));
     control.spawn(health::run(shared.clone()));
@@ -146,6 +157,10 @@ impl Role {
         all.extend(bootstrap.http_proxy.map(|listen| (Self::Egress, listen)));
         all
     }
+}
+
+fn tokio_listener(address: SocketAddr) -> io::Result<tokio::net::TcpListener> {
+    tokio::net::TcpListener::from_std(accept::bind(address)?)
 }
 
 fn bind_all(bootstrap: &Bootstrap) -> io::Result<Vec<Listener>> {

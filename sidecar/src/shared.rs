@@ -7,7 +7,7 @@ use std::time::Instant;
 use outrigger_proto::model::{FieldError, Proxy, ServiceName};
 use tokio::sync::{Notify, watch};
 
-use crate::config::Bootstrap;
+use crate::config::{Admin, Bootstrap};
 use crate::directory::Directory;
 use crate::discover::channel::ControlPlane;
 use crate::discover::status::Status;
@@ -48,7 +48,7 @@ pub struct Shared {
     /// Notified when the control plane or a person asks this sidecar to drain.
     pub drain_requested: Notify,
     /// Where the admin listener is bound; none until it serves.
-    pub admin: watch::Sender<Option<SocketAddr>>,
+    pub admin: watch::Sender<Option<Admin>>,
     /// When the process began to run.
     pub started: Instant,
 }

@@ -15,6 +15,7 @@ mod control_plane;
 mod control_script;
 mod drain;
 mod failure;
+mod floods;
 mod foreign;
 mod harness;
 mod hostile;
@@ -51,6 +52,7 @@ fn main() {
         smuggling::tests(),
         hostile::tests(),
         drain::tests(),
+        floods::tests(),
         foreign::tests(),
         observe::tests(),
         panics::tests(),

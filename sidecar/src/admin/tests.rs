@@ -1,5 +1,6 @@
 //! Over a real socket, as a browser, a scraper or a supervisor would ask.
 
+use super::Listener;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -7,6 +8,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::config::Bootstrap;
+use crate::drain::Phase;
 use crate::health::Life;
 use crate::shared::Shared;
 
@@ -21,7 +23,7 @@ async fn start() -> (SocketAddr, Arc<Shared>) {
     let shared = Arc::new(Shared::new(bootstrap).expect("valid"));
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("an address");
-    tokio::spawn(super::serve(listener, shared.clone()));
+    tokio::spawn(super::serve(Listener::Tcp(listener), shared.clone()));
     (address, shared)
 }
 
@@ -53,7 +55,7 @@ async fn every_page_answers() {
     for path in ["/metrics", "/stats", "/livez", "/config"] {
         assert_eq!(ask(at, &format!("GET {path} HTTP/1.1"), "").await.0, 200, "{path}");
     }
-    assert_eq!(*shared.admin.borrow(), Some(at));
+    assert_eq!(*shared.admin.borrow(), Some(crate::config::Admin::Tcp(at)));
     // The app was not probed yet.
     for path in ["/health", "/readyz"] {
         assert_eq!(ask(at, &format!("GET {path} HTTP/1.1"), "").await.0, 503, "{path}");
@@ -160,4 +162,48 @@ async fn the_effective_configuration_is_shown() {
     assert_eq!(config["proxy"]["name"], "default/post");
     assert_eq!(config["destinations"][0]["endpoints"][0]["name"], "default/user/u1");
     discovery.abort();
+}
+
+#[tokio::test]
+async fn telemetry_shows_metrics_and_health_and_nothing_else() {
+    let (_, shared) = start().await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+    let at = listener.local_addr().expect("bound");
+    tokio::spawn(super::serve_telemetry(listener, false, shared.clone()));
+    for (line, status) in [
+        ("GET /metrics HTTP/1.1", 200),
+        ("GET /livez HTTP/1.1", 200),
+        ("GET /readyz HTTP/1.1", 503),
+        ("GET /health HTTP/1.1", 503),
+        ("POST /metrics HTTP/1.1", 405),
+        ("GET /config HTTP/1.1", 404),
+        ("GET /stats HTTP/1.1", 404),
+        ("POST /drain HTTP/1.1", 404),
+        ("POST /debug/panic?in=admin HTTP/1.1", 404),
+    ] {
+        assert_eq!(ask(at, line, "").await.0, status, "{line}");
+    }
+    assert_eq!(shared.drain.phase(), Phase::Serving);
+}
+
+#[tokio::test]
+async fn a_socket_of_the_owner_serves_and_is_taken_over_from_the_dead_only() {
+    use std::os::unix::fs::PermissionsExt as _;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = dir.path().join("admin.sock");
+    // Left behind by somebody who is gone.
+    drop(std::os::unix::net::UnixListener::bind(&path).expect("binds"));
+    let listener = Listener::unix(&path).expect("replaces it");
+    let mode = std::fs::metadata(&path).expect("there").permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    assert!(Listener::unix(&path).is_err(), "somebody listens there now");
+    let (_, shared) = start().await;
+    tokio::spawn(super::serve(listener, shared));
+    let mut stream = tokio::net::UnixStream::connect(&path).await.expect("connects");
+    let request = b"GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+    stream.write_all(request).await.expect("asks");
+    let mut text = String::new();
+    stream.read_to_string(&mut text).await.expect("answered");
+    assert!(text.starts_with("HTTP/1.1 200"), "{text}");
 }

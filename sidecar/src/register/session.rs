@@ -13,6 +13,7 @@ use tonic::transport::Channel;
 
 use super::LeaseState;
 use super::talk::{Fact, Retry, Talk};
+use crate::config::Admin;
 use crate::contain::{Place, Task};
 use crate::discover::link::{Event, Link, bounded};
 use crate::discover::status::Outcome;
@@ -320,10 +321,14 @@ fn endpoint(shared: &Shared) -> Endpoint {
 async fn admin_address(shared: &Shared) -> String {
     let mut admin = shared.admin.subscribe();
     let bound = tokio::time::timeout(ADMIN, admin.wait_for(Option::is_some)).await;
-    match bound.ok().and_then(Result::ok).and_then(|a| *a) {
-        Some(address) => address.to_string(),
-        None if shared.bootstrap.admin.port() != 0 => shared.bootstrap.admin.to_string(),
-        None => String::new(),
+    match (
+        bound.ok().and_then(Result::ok).and_then(|a| a.clone()),
+        &shared.bootstrap.admin,
+    ) {
+        (Some(bound), _) => bound.to_string(),
+        // Not known before it is bound.
+        (None, Admin::Tcp(address)) if address.port() == 0 => String::new(),
+        (None, asked) => asked.to_string(),
     }
 }
 

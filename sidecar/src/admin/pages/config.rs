@@ -41,7 +41,7 @@ pub(in crate::admin) fn config(shared: &Shared) -> Value {
             });
     json!({
         "version": env!("CARGO_PKG_VERSION"),
-        "admin": *shared.admin.borrow(),
+        "admin": shared.admin.borrow().as_ref().map(ToString::to_string),
         "bootstrap": shared.bootstrap,
         "proxy": proxy(&shared.directory.proxy()),
         "destinations": destinations,

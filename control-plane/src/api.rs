@@ -1,15 +1,13 @@
 //! The HTTP/JSON face, for people and for `outrigger`; described by OpenAPI at /v1/openapi.json.
 //!
-//! Shows what the rooms know and posts configuration; decides nothing. While there is no identity, a
-//! page in a browser must not reach it: requests with an `Origin`, or for a host that is neither an
-//! IP address nor localhost, are refused.
+//! Shows what the rooms know and posts configuration; decides nothing. Who may ask was decided
+//! before; a page in a browser has neither the socket nor a token.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::{DefaultBodyLimit, Path, Query, Request, State};
-use axum::http::{StatusCode, Uri, header};
-use axum::middleware::{self, Next};
+use axum::extract::{DefaultBodyLimit, Path, Query, State};
+use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
@@ -76,9 +74,9 @@ const ANSWER: Duration = Duration::from_secs(5);
 )]
 struct Document;
 
-/// Every route. `insecure` lifts the refusal of foreign hosts.
-pub fn routes(plane: Arc<Plane>, insecure: bool) -> Router {
-    let routes = Router::new()
+/// Every route.
+pub fn routes(plane: Arc<Plane>) -> Router {
+    Router::new()
         .route("/v1/services", get(services))
         .route("/v1/services/{namespace}/{service}", get(service))
         .route("/v1/endpoints", get(endpoints))
@@ -93,31 +91,7 @@ pub fn routes(plane: Arc<Plane>, insecure: bool) -> Router {
         .route("/v1/openapi.json", get(openapi))
         .route("/healthz", get(health))
         .layer(DefaultBodyLimit::max(MAX_CONFIG))
-        .with_state(plane);
-    match insecure {
-        true => routes,
-        false => routes.layer(middleware::from_fn(refuse_browsers)),
-    }
-}
-
-/// A page of any site may send requests to loopback; names that point there (DNS rebinding) make it
-/// able to read the answers.
-async fn refuse_browsers(request: Request, next: Next) -> Response {
-    let headers = request.headers();
-    let host = headers.get(header::HOST).and_then(|h| h.to_str().ok());
-    let host = host
-        .or_else(|| request.uri().authority().map(|a| a.as_str()))
-        .unwrap_or_default();
-    if headers.contains_key(header::ORIGIN) || !is_local(host) {
-        return problem(StatusCode::FORBIDDEN, "not for pages of other sites");
-    }
-    next.run(request).await
-}
-
-fn is_local(host: &str) -> bool {
-    let Ok(host) = host.parse::<Uri>() else { return false };
-    let name = host.host().unwrap_or_default();
-    name == "localhost" || name.trim_matches(['[', ']']).parse::<std::net::IpAddr>().is_ok()
+        .with_state(plane)
 }
 
 fn problem(status: StatusCode, error: impl Into<String>) -> Response {

@@ -44,8 +44,8 @@ use tls::{Leaf, Tls};
 pub struct Doors {
     /// For workloads, and for people of other machines.
     pub tcp: TcpListener,
-    /// How the TCP port speaks; none: plain, and whoever reaches it is an operator.
-    pub tls: Option<Secure>,
+    /// How the TCP port speaks.
+    pub secure: Secure,
     /// For people of this machine.
     pub socket: Option<Socket>,
 }
@@ -121,7 +121,7 @@ pub async fn serve(doors: Doors, app: axum::Router, shutdown: impl Future<Output
             Some(_) = connections.join_next() => {}
             accepted = doors.tcp.accept(), if room => {
                 let Some((stream, from)) = taken(accepted).await else { continue };
-                connections.spawn(tcp(Arc::clone(&house), stream, from, doors.tls.clone(), graceful.watcher()));
+                connections.spawn(tcp(Arc::clone(&house), stream, from, doors.secure.clone(), graceful.watcher()));
             }
             accepted = from_socket(doors.socket.as_ref()), if room => {
                 let Some(stream) = taken(accepted).await else { continue };
@@ -184,16 +184,17 @@ async fn unix(house: Arc<House>, stream: UnixStream, watcher: Watcher) {
     house.converse(stream, arrival, watcher, std::future::pending()).await;
 }
 
-async fn tcp(house: Arc<House>, stream: TcpStream, from: SocketAddr, secure: Option<Secure>, watcher: Watcher) {
+async fn tcp(
+    house: Arc<House>,
+    stream: TcpStream,
+    from: SocketAddr,
+    Secure { mut tls, shown }: Secure,
+    watcher: Watcher,
+) {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "cannot set TCP_NODELAY");
     }
     let peer: Arc<str> = from.to_string().into();
-    let Some(Secure { mut tls, shown }) = secure else {
-        let asker = Asker::Operator;
-        let arrival = Arrival { asker, peer };
-        return house.converse(stream, arrival, watcher, std::future::pending()).await;
-    };
     let now = Arc::clone(&tls.borrow_and_update());
     let handshake = async {
         let _place = house.handshakes.acquire().await;

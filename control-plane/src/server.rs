@@ -44,12 +44,8 @@ pub struct Options {
     pub lease: Duration,
     /// What restored leases get on top after a restart.
     pub grace: Duration,
-    /// May listen on an address that others can reach.
-    pub insecure: bool,
     /// The unix socket for people of this machine; `control-plane.sock` in the state directory by default.
     pub socket: Option<PathBuf>,
-    /// Speaks plain HTTP, and takes whoever reaches the port for an operator.
-    pub plain: bool,
     /// Trust domain, CA and the life of leaves.
     pub identity: identity::Options,
 }
@@ -74,9 +70,7 @@ impl Default for Options {
             config: None,
             lease: Duration::from_secs(15),
             grace: Duration::from_secs(5),
-            insecure: false,
             socket: None,
-            plain: true,
             identity: identity::Options::default(),
         }
     }
@@ -94,9 +88,6 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
-    /// The address is not loopback.
-    #[error("{0} can be reached by others, and there is no identity yet; say `insecure` to listen there all the same")]
-    NotLoopback(SocketAddr),
     /// The unix socket cannot be had.
     #[error(transparent)]
     Socket(#[from] SocketError),
@@ -135,9 +126,6 @@ pub async fn serve(listener: TcpListener, options: Options, shutdown: impl Futur
     let listen = listener
         .local_addr()
         .map_err(|source| Error::Listen { listen, source })?;
-    if options.plain && !listen.ip().is_loopback() && !options.insecure {
-        return Err(Error::NotLoopback(listen));
-    }
     let terms = Terms {
         lease: millis(options.lease),
         grace: millis(options.grace),
@@ -160,20 +148,14 @@ pub async fn serve(listener: TcpListener, options: Options, shutdown: impl Futur
     tasks.spawn(pass_time(Arc::clone(&plane), stop.clone()));
     tasks.spawn(tell_trust(Arc::clone(&plane), stop.clone()));
     tasks.spawn(Arc::clone(&authority).keep(Arc::clone(&plane) as _, stop.clone()));
-    let tls = match options.plain {
-        true => None,
-        false => {
-            let (follower, tls) = Follower::new(Arc::clone(&authority))?;
-            tasks.spawn(follower.follow(stop.clone()));
-            let shown = Arc::new(move |serial: &str| {
-                if let Err(refusal) = authority.shown(serial) {
-                    tracing::warn!("a certificate that was shown cannot be put down: {refusal}");
-                }
-            });
-            Some(Secure { tls, shown })
+    let (follower, tls) = Follower::new(Arc::clone(&authority))?;
+    tasks.spawn(follower.follow(stop.clone()));
+    let shown = Arc::new(move |serial: &str| {
+        if let Err(refusal) = authority.shown(serial) {
+            tracing::warn!("a certificate that was shown cannot be put down: {refusal}");
         }
-    };
-    let app = routes(&plane, &stop, &options)?;
+    });
+    let app = routes(&plane, &stop)?;
     if options.socket.is_none()
         && let Some(folder) = &options.state_dir
     {
@@ -185,7 +167,7 @@ pub async fn serve(listener: TcpListener, options: Options, shutdown: impl Futur
     tracing::info!(%listen, "control plane is up");
     let doors = Doors {
         tcp: listener,
-        tls,
+        secure: Secure { tls, shown },
         socket,
     };
     door::serve(doors, app, shutdown, stopper).await;
@@ -200,7 +182,7 @@ fn millis(duration: Duration) -> u64 {
         .clamp(1, u64::MAX / 8)
 }
 
-fn routes(plane: &Arc<Plane>, stop: &Stop, options: &Options) -> Result<axum::Router, Error> {
+fn routes(plane: &Arc<Plane>, stop: &Stop) -> Result<axum::Router, Error> {
     let ads = Ads {
         hub: Arc::clone(&plane.hub),
         events: Arc::clone(&plane.events),
@@ -225,7 +207,7 @@ fn routes(plane: &Arc<Plane>, stop: &Stop, options: &Options) -> Result<axum::Ro
         admin: Arc::new(move |token| authority.is_operator(identity::clock(), token)),
         events: Arc::clone(&plane.events),
     };
-    let all = grpc.merge(api::routes(Arc::clone(plane), options.insecure || !options.plain));
+    let all = grpc.merge(api::routes(Arc::clone(plane)));
     // Last, so that it stands before everything, also before what is not found.
     Ok(all.layer(middleware::from_fn_with_state(checks, may::check)))
 }

@@ -63,7 +63,6 @@ fn plane() -> Plane {
         .unwrap();
     let options = Options {
         listen: address,
-        plain: false,
         state_dir: Some(state.path().join("state")),
         socket: Some(socket.clone()),
         ..Options::default()

@@ -140,10 +140,10 @@ impl House {
         let (tls, watched) = watch::channel(Arc::new(ca.tls(Vec::new())));
         let doors = Doors {
             tcp,
-            tls: Some(Secure {
+            secure: Secure {
                 tls: watched,
                 shown: Arc::new(|serial| assert!(["7", "07", "08"].contains(&serial))),
-            }),
+            },
             socket: None,
         };
         let who = async |Extension(arrival): Extension<Arrival>| format!("{:?}", arrival.asker);

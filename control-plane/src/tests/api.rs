@@ -230,17 +230,11 @@ async fn a_sidecar_is_asked_to_drain() {
 }
 
 #[tokio::test]
-async fn the_document_names_every_route_and_browsers_are_kept_out() {
+async fn the_document_names_every_route() {
     let world = World::start(Options::default()).await;
     let document = get(&world, "/v1/openapi.json").await;
     let paths: Vec<_> = document["paths"].as_object().expect("paths").keys().cloned().collect();
     assert_eq!(paths.len(), 21, "{paths:?}");
-    let (status, _) = ask(&world, "POST", "/v1/config", "Origin: http://example.com\r\n", GOOD).await;
-    assert_eq!(status, 403);
-    let (status, _) = ask(&world, "GET", "/v1/config", "Host: evil.example.com\r\n", "").await;
-    assert_eq!(status, 403);
-    let (status, _) = ask(&world, "GET", "/v1/config", "Host: localhost:7070\r\n", "").await;
-    assert_eq!(status, 200);
     world.stop().await;
 }
 
@@ -257,14 +251,4 @@ async fn a_state_directory_that_cannot_be_used_is_refused() {
     // Without its keys nobody that joined before would be known.
     let refused = crate::server::serve(listener, options, std::future::pending()).await;
     assert!(matches!(refused, Err(crate::server::Error::Identity(_))), "{refused:?}");
-}
-
-#[tokio::test]
-async fn others_cannot_reach_it_unless_told_so() {
-    let listener = tokio::net::TcpListener::bind("0.0.0.0:0").await.expect("a free port");
-    let refused = crate::server::serve(listener, Options::default(), std::future::pending()).await;
-    assert!(
-        matches!(refused, Err(crate::server::Error::NotLoopback(_))),
-        "{refused:?}"
-    );
 }

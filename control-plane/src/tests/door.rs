@@ -22,13 +22,6 @@ use super::client::{DEADLINE, Session, World, eventually};
 use super::member::{Client, Member, token};
 use crate::server::Options;
 
-fn secure() -> Options {
-    Options {
-        plain: false,
-        ..Options::default()
-    }
-}
-
 /// One stream of resources.
 struct Discovery {
     requests: mpsc::Sender<DeltaDiscoveryRequest>,
@@ -95,7 +88,7 @@ async fn events(world: &World) -> Vec<Value> {
 /// Every route of the document and every method of every service, as nobody and as a workload.
 #[tokio::test]
 async fn nothing_is_open_that_is_not_meant_to_be() {
-    let world = World::start(secure()).await;
+    let world = World::start(Options::default()).await;
     let workload = Member::join(&world, "user", "u1").await.client(&world);
     let nobody = Client::new(world.address, None, None);
 
@@ -154,7 +147,7 @@ async fn nothing_is_open_that_is_not_meant_to_be() {
 
 #[tokio::test]
 async fn a_workload_speaks_for_itself_and_for_nobody_else() {
-    let world = World::start(secure()).await;
+    let world = World::start(Options::default()).await;
     let user = Member::join(&world, "user", "u1").await.client(&world);
     let post = Member::join(&world, "post", "p1").await.client(&world);
     let connect = async |client: &Client| client.channel().await.expect("connects");
@@ -218,7 +211,7 @@ async fn a_workload_speaks_for_itself_and_for_nobody_else() {
 
 #[tokio::test]
 async fn an_operator_far_away_shows_a_token() {
-    let world = World::start(secure()).await;
+    let world = World::start(Options::default()).await;
     let good = token(&world, json!({ "operator": true })).await;
     let joining = token(&world, json!({ "service": "user" })).await;
     let mut wrong = good.clone();
@@ -251,7 +244,7 @@ async fn an_operator_far_away_shows_a_token() {
 
 #[tokio::test]
 async fn a_revoked_service_is_gone_within_seconds_and_everybody_is_told() {
-    let world = World::start(secure()).await;
+    let world = World::start(Options::default()).await;
     let user = Member::join(&world, "user", "u1").await.client(&world);
     let post = Member::join(&world, "post", "p1").await.client(&world);
     let channel = user.channel().await.expect("connects");
@@ -298,8 +291,32 @@ async fn a_revoked_service_is_gone_within_seconds_and_everybody_is_told() {
 }
 
 #[tokio::test]
+async fn one_revoked_certificate_is_cut_off_and_its_service_goes_on() {
+    let world = World::start(Options::default()).await;
+    let (one, two) = (
+        Member::join(&world, "user", "u1").await,
+        Member::join(&world, "user", "u2").await,
+    );
+    let mut sessions = Vec::new();
+    for (member, instance) in [(&one, "u1"), (&two, "u2")] {
+        let channel = member.client(&world).channel().await.expect("connects");
+        let mut session = Session::over(channel, "user", instance, 1).await.expect("its own");
+        session.register(3001).await;
+        sessions.push(session);
+    }
+    let kind = "Content-Type: application/json\r\n";
+    let target = json!({ "serial": one.serial }).to_string();
+    let (status, body) = ask(&world, "POST", "/v1/certs/revoke", kind, &target).await;
+    assert_eq!((status, &body["known"]), (200, &true.into()), "{body}");
+    let ended = timeout(DEADLINE, sessions[0].downs.message()).await.expect("in time");
+    assert!(!matches!(ended, Ok(Some(_))), "{ended:?}");
+    sessions[1].register(3002).await;
+    world.stop().await;
+}
+
+#[tokio::test]
 async fn streams_end_with_the_certificate_they_were_opened_with() {
-    let mut options = secure();
+    let mut options = Options::default();
     options.identity.leaf_ttl = Duration::from_secs(2);
     let world = World::start(options).await;
     let user = Member::join(&world, "user", "u1").await.client(&world);
@@ -313,7 +330,7 @@ async fn streams_end_with_the_certificate_they_were_opened_with() {
 /// A rotation goes on when everybody said that the new root was applied, and no sooner.
 #[tokio::test]
 async fn a_rotation_waits_for_who_does_not_know_the_new_root() {
-    let world = World::start(secure()).await;
+    let world = World::start(Options::default()).await;
     let user = Member::join(&world, "user", "u1").await.client(&world);
     let channel = user.channel().await.expect("connects");
     let mut session = Session::over(channel, "user", "u1", 1).await.expect("its own");

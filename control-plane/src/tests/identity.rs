@@ -18,7 +18,6 @@ use crate::server::Options;
 
 fn secure(state_dir: Option<&Path>) -> Options {
     Options {
-        plain: false,
         state_dir: state_dir.map(Path::to_owned),
         ..Options::default()
     }

@@ -85,7 +85,6 @@ pub(crate) fn control_plane(args: &ControlPlaneArgs) -> anyhow::Result<ExitCode>
         lease: args.lease,
         grace: args.grace,
         socket: args.socket(),
-        plain: false,
         identity: args.identity(),
         ..Options::default()
     };

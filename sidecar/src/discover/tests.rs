@@ -85,8 +85,15 @@ fn endpoint(name: &str, port: u32) -> Vec<u8> {
 }
 
 /// The requests that begin a stream, one a type.
-async fn beginning(stream: &mut Discovery) -> [DeltaDiscoveryRequest; 3] {
-    [stream.next().await, stream.next().await, stream.next().await]
+async fn beginning(stream: &mut Discovery) -> [DeltaDiscoveryRequest; 4] {
+    let next = [
+        stream.next().await,
+        stream.next().await,
+        stream.next().await,
+        stream.next().await,
+    ];
+    assert_eq!(next[0].resource_names_subscribe, ["trust"]);
+    next
 }
 
 /// Waits until the view of `service` has the instances `expected`.
@@ -142,7 +149,7 @@ async fn what_is_declared_is_asked_for_and_more_on_demand() {
         ("default/gateway/g1", "default/gateway")
     );
     assert_eq!(node.client_features, outrigger_proto::features::ALL);
-    assert_eq!(first[2].resource_names_subscribe, ["default/post/*"]);
+    assert_eq!(first[3].resource_names_subscribe, ["default/post/*"]);
     teach(&mut stream).await;
     view(&shared, "default/post", &["a"]).await;
     assert_eq!(shared.stats.get(Gauge::ControlPlaneConnected), 1);
@@ -161,6 +168,7 @@ async fn calls_of_the_own_settings_are_asked_for() {
     let mut peer = peer::start().await;
     let shared = start(Some(&peer.url), None, &[]);
     let mut stream = peer.discovery().await;
+    assert_eq!(stream.next().await.type_url, ResourceType::TrustBundle.url());
     assert_eq!(stream.next().await.type_url, ResourceType::Proxy.url());
     stream.next().await;
     let proxy = wire::Proxy {
@@ -219,7 +227,7 @@ async fn a_lost_stream_takes_nothing_away_and_the_next_one_resumes() {
     view(&shared, "default/post", &["a"]).await;
     drop(stream);
     let mut stream = peer.discovery().await;
-    let [_, services, endpoints] = beginning(&mut stream).await;
+    let [_, _, services, endpoints] = beginning(&mut stream).await;
     assert_eq!(services.initial_resource_versions["default/post"], "s1");
     assert_eq!(endpoints.initial_resource_versions["default/post/a"], "e1");
     view(&shared, "default/post", &["a"]).await;

@@ -154,10 +154,11 @@ fn a_stream_begins_with_own_settings_own_service_and_what_is_wanted() {
     let mut state = State::new(name("default/gateway"));
     state.want(&wanted(&["default/post"]));
     let requests = state.connect();
-    assert_eq!(requests.len(), 3);
-    assert_eq!(names(&requests[0]), ["default/gateway"]);
-    assert_eq!(names(&requests[1]), ["default/gateway", "default/post"]);
-    assert_eq!(names(&requests[2]), ["default/post/*"]);
+    assert_eq!(requests.len(), 4);
+    assert_eq!(names(&requests[0]), ["trust"]);
+    assert_eq!(names(&requests[1]), ["default/gateway"]);
+    assert_eq!(names(&requests[2]), ["default/gateway", "default/post"]);
+    assert_eq!(names(&requests[3]), ["default/post/*"]);
     assert!(requests.iter().all(|r| r.initial_resource_versions.is_empty()));
 }
 
@@ -165,7 +166,8 @@ fn a_stream_begins_with_own_settings_own_service_and_what_is_wanted() {
 fn a_type_without_names_is_not_asked_for() {
     let mut state = State::new(name("default/gateway"));
     let kinds: Vec<_> = state.connect().into_iter().map(|r| r.type_url).collect();
-    assert_eq!(kinds, [ResourceType::Proxy.url(), ResourceType::Service.url()]);
+    let always = [ResourceType::TrustBundle, ResourceType::Proxy, ResourceType::Service];
+    assert_eq!(kinds, always.map(ResourceType::url));
 }
 
 #[test]
@@ -234,7 +236,7 @@ fn a_bad_resource_is_refused_by_name_and_path_keeps_its_predecessor_and_blocks_n
     assert_eq!(published(&output), ["default/post: a@5 b@1"]);
     // What is in force is what a new stream resumes from.
     state.disconnect();
-    let versions = &state.connect()[2].initial_resource_versions;
+    let versions = &state.connect()[3].initial_resource_versions;
     assert_eq!(
         versions.iter().map(|(n, v)| format!("{n}={v}")).collect::<Vec<_>>(),
         ["default/post/a=1", "default/post/b=2"]
@@ -291,8 +293,8 @@ fn what_is_known_survives_a_new_stream_until_it_is_removed() {
     let mut state = settled();
     state.disconnect();
     let requests = state.connect();
-    assert_eq!(requests[1].initial_resource_versions["default/post"], "1");
-    assert_eq!(requests[2].initial_resource_versions["default/post/a"], "1");
+    assert_eq!(requests[2].initial_resource_versions["default/post"], "1");
+    assert_eq!(requests[3].initial_resource_versions["default/post/a"], "1");
     // The answer to a resumption names only differences.
     let output = state.answer(endpoints("2", &[endpoint("default/post/b", 1)], &[]));
     assert_eq!(published(&output), ["default/post: a@5 b@1"]);
@@ -315,7 +317,7 @@ fn wishes_become_subscriptions_and_late_answers_to_dropped_ones_are_ignored() {
     acked(&output);
     assert!(output.changes.is_empty() && output.applied.is_empty());
     state.disconnect();
-    assert!(state.connect()[2].initial_resource_versions.is_empty());
+    assert!(state.connect()[3].initial_resource_versions.is_empty());
 }
 
 #[test]
@@ -369,7 +371,7 @@ fn a_snapshot_restores_what_was_known() {
     }
     let output = restored.want(&wanted(&["default/post", "default/user"]));
     assert_eq!(published(&output), ["default/post: a@5", "default/user: "]);
-    assert_eq!(restored.connect()[2].initial_resource_versions["default/post/a"], "1");
+    assert_eq!(restored.connect()[3].initial_resource_versions["default/post/a"], "1");
 }
 
 #[test]
@@ -459,7 +461,7 @@ proptest! {
                 Op::Reconnect => {
                     state.disconnect();
                     let requests = state.connect();
-                    sent = requests[2].initial_resource_versions.clone();
+                    sent = requests[3].initial_resource_versions.clone();
                 }
                 Op::Cut(i, n) if !first => {
                     let mut bytes = endpoint(&full(i), clock + 1000).encode_to_vec();

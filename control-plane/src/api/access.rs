@@ -122,7 +122,7 @@ pub(super) async fn one(
 ) -> Response {
     match find(&plane, &format!("{namespace}/{service}")) {
         Ok(entry) => Json(view(&entry.document)).into_response(),
-        Err(refused) => refused,
+        Err(Wrong(status, why)) => problem(status, why),
     }
 }
 
@@ -139,14 +139,17 @@ pub(super) async fn explain(State(plane): State<Arc<Plane>>, Json(request): Json
         let port = port(document, request.port.as_deref())?;
         let asked = asked(port, request.method, request.path)?;
         let rules = Rules::compile(&document.access, trust_domain)
-            .map_err(|error| problem(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
+            .map_err(|error| Wrong(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
         Ok(decide(document, &rules, caller, port, asked))
     });
     match answer {
         Ok(view) => Json(view).into_response(),
-        Err(refused) => refused,
+        Err(Wrong(status, why)) => problem(status, why),
     }
 }
+
+/// Why a question is not answered.
+struct Wrong(StatusCode, String);
 
 fn decide(
     document: &ServiceDoc,
@@ -197,26 +200,26 @@ fn decide(
     }
 }
 
-fn find(plane: &Plane, name: &str) -> Result<Entry, Response> {
+fn find(plane: &Plane, name: &str) -> Result<Entry, Wrong> {
     let name = parse(name)?;
     let rollout = plane.rollout();
     rollout.catalog.get(&name).cloned().ok_or_else(|| {
         let near = config::closest(name.as_str(), rollout.catalog.iter().map(|(known, _)| known.as_str()));
         let hint = near.map(|near| format!("; did you mean {near}?")).unwrap_or_default();
-        problem(StatusCode::NOT_FOUND, format!("no service is called {name}{hint}"))
+        Wrong(StatusCode::NOT_FOUND, format!("no service is called {name}{hint}"))
     })
 }
 
-fn parse(name: &str) -> Result<ServiceName, Response> {
+fn parse(name: &str) -> Result<ServiceName, Wrong> {
     let name = match name.split_once('/') {
         Some((namespace, service)) => ServiceName::new(namespace, service),
         None => ServiceName::new("default", name),
     };
-    name.map_err(|error| problem(StatusCode::BAD_REQUEST, error.to_string()))
+    name.map_err(|error| Wrong(StatusCode::BAD_REQUEST, error.to_string()))
 }
 
 /// Who calls, and what the asker may not have meant.
-fn caller(plane: &Plane, text: &str, trust_domain: &str) -> Result<(Option<SpiffeId>, Option<String>), Response> {
+fn caller(plane: &Plane, text: &str, trust_domain: &str) -> Result<(Option<SpiffeId>, Option<String>), Wrong> {
     if text == "unauthenticated" {
         return Ok((None, None));
     }
@@ -224,7 +227,7 @@ fn caller(plane: &Plane, text: &str, trust_domain: &str) -> Result<(Option<Spiff
         let id: Result<SpiffeId, _> = text.parse();
         return id
             .map(|id| (Some(id), None))
-            .map_err(|error| problem(StatusCode::BAD_REQUEST, error.reason));
+            .map_err(|error| Wrong(StatusCode::BAD_REQUEST, error.reason));
     }
     let name = parse(text)?;
     let rollout = plane.rollout();
@@ -235,10 +238,10 @@ fn caller(plane: &Plane, text: &str, trust_domain: &str) -> Result<(Option<Spiff
     });
     SpiffeId::new(trust_domain, &name)
         .map(|id| (Some(id), note))
-        .map_err(|error| problem(StatusCode::BAD_REQUEST, error.reason))
+        .map_err(|error| Wrong(StatusCode::BAD_REQUEST, error.reason))
 }
 
-fn port<'d>(document: &'d ServiceDoc, name: Option<&str>) -> Result<&'d PortDoc, Response> {
+fn port<'d>(document: &'d ServiceDoc, name: Option<&str>) -> Result<&'d PortDoc, Wrong> {
     let names = || document.ports.iter().map(|port| port.name.as_str());
     let found = match name {
         Some(name) => document.ports.iter().find(|port| port.name == name),
@@ -251,19 +254,19 @@ fn port<'d>(document: &'d ServiceDoc, name: Option<&str>) -> Result<&'d PortDoc,
             document.name,
             name.unwrap_or_default()
         );
-        problem(StatusCode::BAD_REQUEST, text)
+        Wrong(StatusCode::BAD_REQUEST, text)
     })
 }
 
 /// Method and path; none for opaque bytes.
-fn asked(port: &PortDoc, method: Option<String>, path: Option<String>) -> Result<Option<(String, String)>, Response> {
+fn asked(port: &PortDoc, method: Option<String>, path: Option<String>) -> Result<Option<(String, String)>, Wrong> {
     if matches!(port.protocol, Protocol::Tcp | Protocol::Tls) {
         if method.is_some() || path.is_some() {
             let text = format!(
                 "the port `{}` carries opaque bytes, which have no method and no path",
                 port.name
             );
-            return Err(problem(StatusCode::BAD_REQUEST, text));
+            return Err(Wrong(StatusCode::BAD_REQUEST, text));
         }
         return Ok(None);
     }

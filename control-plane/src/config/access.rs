@@ -193,15 +193,15 @@ impl Reader<'_> {
             ..rule.clone()
         };
         let mut fine = true;
-        let lists: [(&str, &[String], fn(&mut Rule) -> &mut Vec<String>); 3] = [
-            ("methods", &rule.methods, |rule| &mut rule.methods),
-            ("paths", &rule.paths, |rule| &mut rule.paths),
-            ("grpc", &rule.grpc, |rule| &mut rule.grpc),
-        ];
-        for (key, values, list) in lists {
+        for (key, values) in [("methods", &rule.methods), ("paths", &rule.paths), ("grpc", &rule.grpc)] {
             for (j, value) in values.iter().enumerate() {
                 let mut one = alone.clone();
-                list(&mut one).push(value.clone());
+                let list = match key {
+                    "methods" => &mut one.methods,
+                    "paths" => &mut one.paths,
+                    _ => &mut one.grpc,
+                };
+                list.push(value.clone());
                 if let Err(error) = compile(one) {
                     fine = false;
                     self.refuse(&["allow", index, key, &j.to_string()], error.reason, None);

@@ -415,7 +415,7 @@ async fn a_clock_that_is_off_is_named() {
         let connector = TlsConnector::from(Arc::new(config_of_client));
         let acceptor = tokio_rustls::TlsAcceptor::from(config);
         let (_client, accepted) = tokio::join!(connector.connect(name, client), acceptor.accept(server));
-        let error = accepted.err().expect("refused");
+        let error = accepted.expect_err("refused");
         let text = tls.explain(&error, &notes);
         assert!(
             text.contains(said) && text.contains("clock") && text.contains(USER),

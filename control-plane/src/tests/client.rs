@@ -95,6 +95,7 @@ pub(super) async fn eventually(what: &str, mut check: impl AsyncFnMut() -> bool)
 }
 
 /// One `Agent/Session`.
+#[derive(Debug)]
 pub(super) struct Session {
     ups: mpsc::Sender<Up>,
     pub(super) downs: Streaming<Down>,

@@ -99,8 +99,7 @@ async fn tokens_are_made_listed_and_ended() {
     assert_eq!(ask(&world, "DELETE", &path, "", "").await.0, 404);
     let refused = Member::join_by(&world, text, "user", "u2")
         .await
-        .err()
-        .expect("it is ended");
+        .expect_err("it is ended");
     assert_eq!(refused.code(), Code::Unauthenticated);
     let events = get(&world, "/v1/events").await.to_string();
     for told in ["token_created", "joined", "token_revoked", "certificate_refused"] {

@@ -31,6 +31,7 @@ use super::client::World;
 use crate::door::tls::read;
 
 /// What a workload holds.
+#[derive(Debug)]
 pub(super) struct Member {
     pub(super) chain: Vec<CertificateDer<'static>>,
     key: KeyPair,

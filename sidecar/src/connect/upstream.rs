@@ -8,6 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 use http::{Request, Response};
 use hyper::body::Incoming;
 use parking_lot::Mutex;
+use tokio::sync::oneshot;
 
 use super::dial::dial;
 use super::http2::NotBegun;
@@ -317,11 +318,30 @@ impl Upstream {
         }
     }
 
-    async fn open_http2(&self) -> Result<Arc<http2::Connection>, Unconnected> {
-        let _one = self.dialling.lock().await;
-        if let Some(made_meanwhile) = self.take_shared() {
-            return Ok(made_meanwhile);
-        }
+    /// Opens a shared connection, one at a time.
+    async fn open_http2(self: &Arc<Self>) -> Result<Arc<http2::Connection>, Unconnected> {
+        let (told, made) = oneshot::channel();
+        let this = self.clone();
+        // A task of its own, bounded by the connect time-out: a handshake that takes longer than one request
+        // may wait is there for the next, instead of being begun anew by each.
+        tokio::spawn(async move {
+            let _one = this.dialling.lock().await;
+            // Behind others who failed: nobody waits any more.
+            if told.is_closed() {
+                return;
+            }
+            let made = match this.take_shared() {
+                Some(meanwhile) => Ok(meanwhile),
+                None => this.dial_http2().await,
+            };
+            // Whoever asked may be gone; the connection is kept for others.
+            drop(told.send(made));
+        });
+        made.await
+            .unwrap_or_else(|panicked| Err(Unconnected::Mute(self.route.address, panicked.into())))
+    }
+
+    async fn dial_http2(&self) -> Result<Arc<http2::Connection>, Unconnected> {
         let route = &self.route;
         // A tenth of jitter: connections made together do not end together.
         let mut settings = http2::Settings {

@@ -650,3 +650,45 @@ async fn no_request_fails_while_callers_and_callee_hear_of_another_mode() {
         assert!(head.starts_with("HTTP/1.1 200"), "{callee:?} {caller:?}: {head}{body}");
     }
 }
+
+#[tokio::test]
+async fn a_handshake_that_outlasts_one_request_serves_the_next() {
+    let ca = Ca::new();
+    let post = Callee::new(ca.identity("default/post"), Protocol::Http, Mode::Strict).await;
+    // Between the two: the first bytes of each connection are held back until somebody says so.
+    let between = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = between.local_addr().expect("an address");
+    let (go, hold) = tokio::sync::watch::channel(false);
+    let to = post.address;
+    let dialled = Arc::new(AtomicU64::new(0));
+    let count = dialled.clone();
+    tokio::spawn(async move {
+        while let Ok((mut client, _)) = between.accept().await {
+            count.fetch_add(1, Relaxed);
+            let mut hold = hold.clone();
+            tokio::spawn(async move {
+                hold.wait_for(|go| *go).await.expect("told");
+                let mut server = TcpStream::connect(to).await.expect("connects");
+                tokio::io::copy_bidirectional(&mut client, &mut server).await
+            });
+        }
+    });
+    let calls = Calls::new(ca.identity("default/user"), address, Mode::Strict);
+    let mut first = calls.connection();
+    first
+        .write_all(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+        .await
+        .expect("writes");
+    let begun = async {
+        while dialled.load(Relaxed) == 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(SOON, begun).await.expect("dialled");
+    // Its app gives up.
+    drop(first);
+    go.send_replace(true);
+    let (head, body) = calls.get("/").await;
+    assert!(head.starts_with("HTTP/1.1 200"), "{head}{body}");
+    assert_eq!(dialled.load(Relaxed), 1);
+}

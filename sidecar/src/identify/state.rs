@@ -57,7 +57,8 @@ impl Identity {
     /// once, before anything is served.
     ///
     /// # Errors
-    /// When they are there and cannot be used: nothing is thrown away, and nothing is let in.
+    /// When they are there and cannot be used: nothing is thrown away, and nothing is let in. A directory that
+    /// cannot be made is told, and the sidecar goes on from memory.
     pub fn open(&self, bootstrap: &Bootstrap) -> Result<(), OpenError> {
         let Some(settings) = &bootstrap.identity else {
             return Ok(());
@@ -65,7 +66,14 @@ impl Identity {
         let service = format!("{}/{}", bootstrap.namespace, bootstrap.service);
         match (&settings.files, &bootstrap.state_dir) {
             (Some(files), _) => brought::load(self, files, &service),
-            (None, Some(dir)) if settings.persist => keep::load(self, dir, &service),
+            (None, Some(dir)) if settings.persist => match keep::load(self, dir, &service) {
+                // As with everything else that is kept there: without it a restart needs the control plane.
+                Err(OpenError::Dir { path, source }) => {
+                    tracing::warn!(path = %path.display(), %source, "key and certificate are kept in memory only");
+                    Ok(())
+                }
+                done => done,
+            },
             _ => Ok(()),
         }
     }

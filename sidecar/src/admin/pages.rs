@@ -36,6 +36,8 @@ pub(super) struct Health {
 #[derive(Debug, Serialize)]
 struct Identity {
     state: &'static str,
+    /// How callers have to come: `strict`, `permissive` or `off`.
+    mode: &'static str,
     /// What a person should do something about before it bites.
     warning: Option<String>,
 }
@@ -146,6 +148,7 @@ pub(super) fn health(shared: &Shared) -> Health {
                 .warning
                 .or(identity.last_error.filter(|_| identity.state == "joining")),
             state: identity.state,
+            mode: shared.directory.admission().mode.as_str(),
         },
         control_plane: ControlPlane {
             address: shared.bootstrap.control_plane.clone(),

@@ -192,12 +192,7 @@ async fn port(plane: &Plane, service: &str, name: Option<&str>) -> anyhow::Resul
     let ports = endpoint.get("ports").and_then(Value::as_object);
     let wanted = name.map(str::to_owned).or_else(|| names.first().cloned());
     let wanted = wanted.or_else(|| ports?.keys().next().cloned()).unwrap_or_default();
-    let number = |key: &str| {
-        let ports = endpoint.get(key).and_then(Value::as_object);
-        ports.and_then(|ports| ports.get(&wanted)).and_then(Value::as_u64)
-    };
-    // Where servers speak first, the mesh has a port of its own.
-    let Some(number) = number("mesh_ports").or_else(|| number("ports")) else {
+    let Some(number) = ports.and_then(|ports| ports.get(&wanted)).and_then(Value::as_u64) else {
         return Err(Failure::NotFound(format!("{service} has no port `{wanted}`; it has {}", names.join(", "))).into());
     };
     let address = text(endpoint, "address").unwrap_or_default();
@@ -210,11 +205,16 @@ async fn port(plane: &Plane, service: &str, name: Option<&str>) -> anyhow::Resul
         .iter()
         .find(|port| text(port, "name").as_deref() == Some(wanted.as_str()));
     let mode = detail.pointer("/policy/mode").and_then(Value::as_str);
+    let protocol = port.and_then(|port| text(port, "protocol")).unwrap_or_default();
+    let plain = matches!(mode, Some("DISABLED" | "off"));
+    if !plain && matches!(protocol.as_str(), "tcp" | "tls") {
+        anyhow::bail!("port `{wanted}` of {service} carries opaque bytes; `call` speaks HTTP and gRPC");
+    }
     Ok(Port {
         address,
         name: wanted.clone(),
-        plain: matches!(mode, Some("DISABLED" | "off")),
-        protocol: port.and_then(|port| text(port, "protocol")).unwrap_or_default(),
+        plain,
+        protocol,
     })
 }
 

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use crate::output::{self, Watched, age, cell, table};
 use crate::plane::{Plane, Target, service_name};
+use crate::supervise::admin;
 
 /// Ask every sidecar how its app is; exit code 1 when something is not well
 #[derive(Debug, Clone, Args)]
@@ -77,6 +78,8 @@ fn page(all: &[Value]) -> String {
     for one in all {
         let app = one.get("app").unwrap_or(&Value::Null);
         let mut reasons = vec![cell(app.get("reason"))];
+        let identity = one.get("identity").unwrap_or(&Value::Null);
+        reasons.push(cell(identity.get("warning")));
         for (part, name) in [("lease", "lease"), ("control_plane", "control plane")] {
             let part = one.get(part).unwrap_or(&Value::Null);
             let reason = cell(part.get("reason"));
@@ -89,6 +92,7 @@ fn page(all: &[Value]) -> String {
             cell(one.get("service")),
             cell(one.get("instance")),
             cell(one.get("status")),
+            admin::mtls(identity),
             age(app.get("age_ms")),
             reasons.join("; "),
         ]);
@@ -98,10 +102,11 @@ fn page(all: &[Value]) -> String {
                 format!("  needs {}", cell(needed.get("name"))),
                 String::new(),
                 if ok { "ok" } else { "failing" }.to_owned(),
+                String::new(),
                 age(needed.get("age_ms")),
                 cell(needed.get("reason")).replace('-', if ok { "" } else { "-" }),
             ]);
         }
     }
-    table(&["SERVICE", "INSTANCE", "STATUS", "FOR", "REASON"], rows)
+    table(&["SERVICE", "INSTANCE", "STATUS", "MTLS", "FOR", "REASON"], rows)
 }

@@ -163,6 +163,7 @@ async fn supervise(
         since: Instant::now(),
     });
     let announcer = tokio::spawn(admin::announce(setup.admin, seen, sidecar.seen.clone()));
+    let teller = tokio::spawn(joining::tell(setup.admin));
     let started = setup.spawn(&reaper, &args.command);
     let exit = match started {
         Ok(mut app) => {
@@ -190,6 +191,7 @@ async fn supervise(
     sidecar.want(Want::Stop);
     sidecar.stopped().await;
     announcer.abort();
+    teller.abort();
     tree::end(&reaper, Duration::from_secs(1), || tree::descendants(unistd::getpid())).await;
     exit.map(Exit::shell_code)
 }
@@ -238,6 +240,7 @@ impl Setup {
             name: port.to_owned(),
             protocol: protocol.to_owned(),
             listen: SocketAddr::new(args.address, choose(args.port)?),
+            mesh_listen: None,
             app: loopback(choose(args.app_port)?),
         }];
         let mut calls = Vec::new();

@@ -36,6 +36,20 @@ pub(crate) fn stats(args: &StatsArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// What came in without mutual TLS: requests, or connections of bytes that have none. Apps come to their own sidecar
+/// always so, which says nothing.
+fn plain(row: &Value) -> String {
+    let count = |key: &str| row.get(key).and_then(Value::as_u64).unwrap_or_default();
+    if row.get("direction").and_then(Value::as_str) != Some("inbound") {
+        return "-".to_owned();
+    }
+    let (all, secured) = match count("requests") {
+        0 => (count("connections"), count("connections_secured")),
+        requests => (requests, count("requests_secured")),
+    };
+    all.saturating_sub(secured).to_string()
+}
+
 fn page(all: &[Value]) -> String {
     let mut rows = Vec::new();
     for one in all {
@@ -68,6 +82,7 @@ fn page(all: &[Value]) -> String {
                 cell(row.get("client_error")),
                 cell(row.get("server_error")),
                 cell(row.get("connections_open")),
+                plain(row),
                 latency("p50"),
                 latency("p95"),
                 latency("p99"),
@@ -83,6 +98,7 @@ fn page(all: &[Value]) -> String {
         "4XX",
         "5XX",
         "OPEN",
+        "PLAIN",
         "P50 MS",
         "P95 MS",
         "P99 MS",

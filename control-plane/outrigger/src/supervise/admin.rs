@@ -48,6 +48,8 @@ pub(crate) struct Health {
     pub(crate) status: String,
     /// Why not ok.
     pub(crate) reason: Option<String>,
+    /// How callers have to come, and what is wrong with its own certificate.
+    pub(crate) mtls: String,
 }
 
 /// Reads `/health`.
@@ -77,27 +79,42 @@ pub(crate) async fn health(admin: SocketAddr) -> Result<Health, AdminError> {
         });
     let well = value.pointer("/app/ok").and_then(Value::as_bool) == Some(true);
     let app = text("/app/reason").filter(|_| !well).map(str::to_owned);
-    let mesh = ["/lease/reason", "/control_plane/reason"]
+    let mesh = ["/identity/warning", "/lease/reason", "/control_plane/reason"]
         .into_iter()
         .find_map(text)
         .map(str::to_owned);
     let status = text("/status").unwrap_or("unknown");
+    let mtls = mtls(value.get("identity").unwrap_or(&Value::Null));
     // An app that is well is of no use to callers before they are told of it.
     let unknown = matches!(text("/lease/state"), Some("none" | "asked")) && text("/control_plane/address").is_some();
     Ok(match status {
         "ok" if unknown => Health {
             status: "starting".to_owned(),
             reason: Some("not registered yet".to_owned()),
+            mtls,
         },
         "ok" => Health {
             status: status.to_owned(),
             reason: None,
+            mtls,
         },
         _ => Health {
             status: status.to_owned(),
             reason: app.or(dependency).or(mesh),
+            mtls,
         },
     })
+}
+
+/// `strict`, `permissive` or `off`, from `identity` of `/health`; with the certificate's state when that is not valid.
+pub(crate) fn mtls(identity: &Value) -> String {
+    let text = |key: &str| identity.get(key).and_then(Value::as_str).unwrap_or("-");
+    match (text("mode"), text("state")) {
+        (mode, "valid") => mode.to_owned(),
+        (_, "off") => "off".to_owned(),
+        ("off", _) => "off".to_owned(),
+        (mode, state) => format!("{mode}, {state}"),
+    }
 }
 
 /// Whether the admin port answers at all.

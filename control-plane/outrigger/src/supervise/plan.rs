@@ -236,10 +236,12 @@ impl Planner<'_> {
                 let problem = "several replicas cannot share one `app_port`";
                 self.problems.push(format!("{}: {problem}", service.name.service()));
             }
+            let mesh_listen = port.server_first.then(|| self.ports.free()).transpose()?.map(loopback);
             ports.push(UpPort {
                 name: port.name.clone(),
                 protocol: port.protocol.as_str().to_owned(),
                 listen,
+                mesh_listen,
                 app,
             });
         }
@@ -357,7 +359,14 @@ impl Wiring<'_> {
         let inbound: Vec<_> = self
             .ports
             .iter()
-            .map(|port| json!({"name": port.name, "protocol": port.protocol, "listen": port.listen, "app": port.app}))
+            .map(|port| {
+                let mut inbound =
+                    json!({"name": port.name, "protocol": port.protocol, "listen": port.listen, "app": port.app});
+                if let Some(listen) = port.mesh_listen {
+                    inbound["mesh_listen"] = json!(listen);
+                }
+                inbound
+            })
             .collect();
         let outbound: Vec<_> = self
             .calls

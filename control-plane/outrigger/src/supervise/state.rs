@@ -223,6 +223,9 @@ pub(crate) struct UpPort {
     pub(crate) protocol: String,
     /// Where callers reach it: the sidecar.
     pub(crate) listen: SocketAddr,
+    /// Where sidecars reach it instead, when its server speaks first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) mesh_listen: Option<SocketAddr>,
     /// Where the app listens.
     pub(crate) app: SocketAddr,
 }

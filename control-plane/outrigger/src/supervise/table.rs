@@ -12,12 +12,13 @@ use super::workload::Row;
 
 /// Service, language, health, address.
 pub(crate) fn summary(rows: &[Row]) -> Table {
-    let mut table = plain(&["SERVICE", "LANGUAGE", "HEALTH", "ADDRESS"]);
+    let mut table = plain(&["SERVICE", "LANGUAGE", "HEALTH", "MTLS", "ADDRESS"]);
     for row in rows {
         table.add_row([
             Cell::new(name(row, rows)),
             Cell::new(&row.language),
             health(row),
+            Cell::new(&row.mtls),
             Cell::new(&row.address),
         ]);
     }
@@ -27,7 +28,7 @@ pub(crate) fn summary(rows: &[Row]) -> Table {
 /// What `ps` shows.
 pub(crate) fn processes(rows: &[Row]) -> Table {
     let mut table = plain(&[
-        "INSTANCE", "LANGUAGE", "STATE", "HEALTH", "AGE", "RESTARTS", "APP", "SIDECAR", "ADDRESS",
+        "INSTANCE", "LANGUAGE", "STATE", "HEALTH", "MTLS", "AGE", "RESTARTS", "APP", "SIDECAR", "ADDRESS",
     ]);
     let pid = |pid: Option<i32>| pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string());
     for row in rows {
@@ -36,6 +37,7 @@ pub(crate) fn processes(rows: &[Row]) -> Table {
             Cell::new(&row.language),
             Cell::new(&row.state),
             health(row),
+            Cell::new(&row.mtls),
             Cell::new(humantime(row.age_seconds)),
             Cell::new(row.restarts),
             Cell::new(pid(row.app_pid)),

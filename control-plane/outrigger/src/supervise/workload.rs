@@ -76,6 +76,9 @@ pub(crate) struct Row {
     pub(crate) sidecar_pid: Option<i32>,
     /// How many times the sidecar was started again.
     pub(crate) sidecar_restarts: u64,
+    /// How callers have to come: `strict` (mutual TLS), `permissive` or `off`.
+    #[serde(default)]
+    pub(crate) mtls: String,
     /// Where callers reach it.
     pub(crate) address: String,
 }
@@ -169,14 +172,11 @@ impl Workload {
             Some(broken) => ("crash loop", Some(broken)),
             None => (state, reason),
         };
-        let (health, why) = match (&seen.life, &self.instance.sidecar) {
-            (Life::Running { .. }, Some((_, admin))) => match admin::health(*admin).await {
-                Ok(health) => (health.status, health.reason),
-                Err(error) => ("unreachable".to_owned(), Some(format!("sidecar: {error}"))),
-            },
-            (Life::Running { .. }, None) => ("ok".to_owned(), None),
-            _ => ("failing".to_owned(), None),
-        };
+        let admin::Health {
+            status: health,
+            reason: why,
+            mtls,
+        } = self.health(&seen.life).await;
         Row {
             service: self.instance.service.clone(),
             instance: self.instance.name.clone(),
@@ -195,7 +195,24 @@ impl Workload {
                 .sidecar
                 .as_ref()
                 .map_or(0, |one| one.seen.borrow().starts.saturating_sub(1)),
+            mtls,
             address: address(&self.instance.ports),
+        }
+    }
+
+    async fn health(&self, life: &Life) -> admin::Health {
+        let told = |status: &str, reason| admin::Health {
+            status: status.to_owned(),
+            reason,
+            mtls: "-".to_owned(),
+        };
+        match (life, &self.instance.sidecar) {
+            (Life::Running { .. }, Some((_, admin))) => match admin::health(*admin).await {
+                Ok(health) => health,
+                Err(error) => told("unreachable", Some(format!("sidecar: {error}"))),
+            },
+            (Life::Running { .. }, None) => told("ok", None),
+            _ => told("failing", None),
         }
     }
 

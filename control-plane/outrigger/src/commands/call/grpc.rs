@@ -44,7 +44,18 @@ pub(super) async fn call(ask: Ask<'_>) -> anyhow::Result<Outcome> {
             DescriptorPool::decode(Bytes::from(bytes))
                 .with_context(|| format!("{} is not a set of descriptors", file.display()))?
         }
-        None => reflect(channel.clone()).await?,
+        None => match reflect(channel.clone()).await {
+            Ok(pool) => pool,
+            Err(Broken::Status(status)) if is_denied(&status) => {
+                writeln!(anstream::stderr(), "reflection: {:?}: {}", status.code(), status.message())?;
+                return Ok(Outcome::Denied("POST".to_owned(), REFLECTION.to_owned()));
+            }
+            Err(Broken::Status(status)) if status.code() == Code::Unimplemented => {
+                anyhow::bail!("the service has no reflection (grpc.reflection.v1); give --descriptor FILE")
+            }
+            Err(Broken::Status(status)) => anyhow::bail!("reflection: {:?}: {}", status.code(), status.message()),
+            Err(Broken::Other(error)) => return Err(error),
+        },
     };
     let Some(name) = ask.method else {
         return list(&pool);
@@ -80,7 +91,7 @@ pub(super) async fn call(ask: Ask<'_>) -> anyhow::Result<Outcome> {
                 .metadata()
                 .get("outrigger-reason")
                 .and_then(|value| value.to_str().ok());
-            let denied = reason == Some(super::DENIED);
+            let denied = is_denied(&status);
             let reason = reason.map(|reason| format!(" (mesh: {reason})")).unwrap_or_default();
             let mut err = anstream::stderr();
             writeln!(
@@ -100,10 +111,23 @@ pub(super) async fn call(ask: Ask<'_>) -> anyhow::Result<Outcome> {
     }
 }
 
+fn is_denied(status: &Status) -> bool {
+    status.metadata().get("outrigger-reason").is_some_and(|reason| reason == super::DENIED)
+}
+
+/// What is asked for types.
+const REFLECTION: &str = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo";
+
 /// How a stream of answers ends early.
 enum Broken {
     Status(Box<Status>),
     Other(anyhow::Error),
+}
+
+impl From<anyhow::Error> for Broken {
+    fn from(error: anyhow::Error) -> Self {
+        Self::Other(error)
+    }
 }
 
 impl From<Status> for Broken {
@@ -201,22 +225,16 @@ fn list(pool: &DescriptorPool) -> anyhow::Result<Outcome> {
 }
 
 /// Every file that the server shows by grpc.reflection.v1.
-async fn reflect(channel: Channel) -> anyhow::Result<DescriptorPool> {
+async fn reflect(channel: Channel) -> Result<DescriptorPool, Broken> {
+    let gone = |_| anyhow::anyhow!("the service ended its reflection");
     let mut client = ServerReflectionClient::new(channel);
     let (ask, asked) = tokio::sync::mpsc::channel(1);
     let requests = tokio_stream::wrappers::ReceiverStream::new(asked);
-    let explain = |status: Status| match status.code() {
-        Code::Unimplemented => {
-            anyhow::anyhow!("the service has no reflection (grpc.reflection.v1); give --descriptor FILE")
-        }
-        _ => anyhow::anyhow!("reflection: {:?}: {}", status.code(), status.message()),
-    };
     // The answer's head may wait for the first request.
-    ask.send(request(MessageRequest::ListServices(String::new()))).await?;
+    ask.send(request(MessageRequest::ListServices(String::new()))).await.map_err(gone)?;
     let mut answers = client
         .server_reflection_info(requests)
-        .await
-        .map_err(explain)?
+        .await?
         .into_inner();
     let mut files: Vec<prost_reflect::prost_types::FileDescriptorProto> = Vec::new();
     let mut waiting: Vec<MessageRequest> = Vec::new();
@@ -224,8 +242,7 @@ async fn reflect(channel: Channel) -> anyhow::Result<DescriptorPool> {
     loop {
         let answer = answers
             .message()
-            .await
-            .map_err(explain)?
+            .await?
             .context("the service ended its reflection")?;
         match answer {
             ServerReflectionResponse {
@@ -243,7 +260,7 @@ async fn reflect(channel: Channel) -> anyhow::Result<DescriptorPool> {
                 ..
             } => {
                 for bytes in found.file_descriptor_proto {
-                    let file = prost_reflect::prost_types::FileDescriptorProto::decode(bytes.as_slice())?;
+                    let file = prost_reflect::prost_types::FileDescriptorProto::decode(bytes.as_slice()).map_err(anyhow::Error::from)?;
                     if known.insert(file.name().to_owned()) {
                         waiting.extend(file.dependency.iter().cloned().map(MessageRequest::FileByFilename));
                         files.push(file);
@@ -260,7 +277,7 @@ async fn reflect(channel: Channel) -> anyhow::Result<DescriptorPool> {
             }
         };
         match next {
-            Some(next) => ask.send(request(next)).await?,
+            Some(next) => ask.send(request(next)).await.map_err(gone)?,
             None => break,
         }
     }

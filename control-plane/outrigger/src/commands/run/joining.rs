@@ -1,16 +1,21 @@
 //! How the sidecar of `run` joins: by a token that was given, by what it kept, or by one that the control plane's socket
 //! on this machine gives out.
 
-use std::net::IpAddr;
+use std::io::Write as _;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::Context as _;
+use bytes::Bytes;
+use http::Method;
 use outrigger_proto::model::{JoinToken, ServiceName};
 use serde_json::{Value, json};
 
 use crate::exit::Failure;
 use crate::plane::address::Address;
 use crate::plane::{Plane, Target};
+use crate::supervise::admin;
 
 /// With what it joins.
 #[derive(Debug)]
@@ -93,6 +98,31 @@ impl Joining {
     }
 }
 
+/// Tells a person what keeps the sidecar behind `admin` from joining or from staying joined, each thing once. Never
+/// returns.
+pub(super) async fn tell(admin: SocketAddr) {
+    let (mut told, mut pause) = (String::new(), SOON);
+    loop {
+        tokio::time::sleep(pause).await;
+        // A sidecar that does not answer is being started again.
+        let Ok((_, body)) = admin::request(admin, Method::GET, "/health", Bytes::new()).await else {
+            continue;
+        };
+        let health: Value = serde_json::from_slice(&body).unwrap_or_default();
+        let text = |key: &str| health.pointer(key).and_then(Value::as_str).unwrap_or_default();
+        let (state, warning) = (text("/identity/state"), text("/identity/warning"));
+        if state == "valid" {
+            pause = LATER;
+        }
+        if !warning.is_empty() && warning != told {
+            told = warning.to_owned();
+            let what = if state == "joining" { "has not joined yet" } else { "may not stay joined" };
+            // Without standard error there is nobody to tell.
+            writeln!(anstream::stderr(), "outrigger: the sidecar {what}: {warning}").ok();
+        }
+    }
+}
+
 /// Where sidecars reach the control plane: `host:port` as given, else of the running `up`, else the default.
 ///
 /// # Errors
@@ -140,6 +170,9 @@ pub(super) fn instance(state_dir: Option<&Path>, fresh: String) -> anyhow::Resul
     Ok(fresh)
 }
 
+/// How often is looked at a sidecar that joins, and at one that has joined.
+const SOON: Duration = Duration::from_millis(200);
+const LATER: Duration = Duration::from_secs(5);
 const DEFAULT: &str = "127.0.0.1:7070";
 const LIFE_SECONDS: u64 = 30 * 24 * 3600;
 

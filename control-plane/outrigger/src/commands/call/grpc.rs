@@ -47,7 +47,12 @@ pub(super) async fn call(ask: Ask<'_>) -> anyhow::Result<Outcome> {
         None => match reflect(channel.clone()).await {
             Ok(pool) => pool,
             Err(Broken::Status(status)) if is_denied(&status) => {
-                writeln!(anstream::stderr(), "reflection: {:?}: {}", status.code(), status.message())?;
+                writeln!(
+                    anstream::stderr(),
+                    "reflection: {:?}: {}",
+                    status.code(),
+                    status.message()
+                )?;
                 return Ok(Outcome::Denied("POST".to_owned(), REFLECTION.to_owned()));
             }
             Err(Broken::Status(status)) if status.code() == Code::Unimplemented => {
@@ -112,7 +117,10 @@ pub(super) async fn call(ask: Ask<'_>) -> anyhow::Result<Outcome> {
 }
 
 fn is_denied(status: &Status) -> bool {
-    status.metadata().get("outrigger-reason").is_some_and(|reason| reason == super::DENIED)
+    status
+        .metadata()
+        .get("outrigger-reason")
+        .is_some_and(|reason| reason == super::DENIED)
 }
 
 /// What is asked for types.
@@ -231,19 +239,15 @@ async fn reflect(channel: Channel) -> Result<DescriptorPool, Broken> {
     let (ask, asked) = tokio::sync::mpsc::channel(1);
     let requests = tokio_stream::wrappers::ReceiverStream::new(asked);
     // The answer's head may wait for the first request.
-    ask.send(request(MessageRequest::ListServices(String::new()))).await.map_err(gone)?;
-    let mut answers = client
-        .server_reflection_info(requests)
-        .await?
-        .into_inner();
+    ask.send(request(MessageRequest::ListServices(String::new())))
+        .await
+        .map_err(gone)?;
+    let mut answers = client.server_reflection_info(requests).await?.into_inner();
     let mut files: Vec<prost_reflect::prost_types::FileDescriptorProto> = Vec::new();
     let mut waiting: Vec<MessageRequest> = Vec::new();
     let mut known: BTreeSet<String> = BTreeSet::new();
     loop {
-        let answer = answers
-            .message()
-            .await?
-            .context("the service ended its reflection")?;
+        let answer = answers.message().await?.context("the service ended its reflection")?;
         match answer {
             ServerReflectionResponse {
                 message_response: Some(MessageResponse::ListServicesResponse(list)),
@@ -260,7 +264,8 @@ async fn reflect(channel: Channel) -> Result<DescriptorPool, Broken> {
                 ..
             } => {
                 for bytes in found.file_descriptor_proto {
-                    let file = prost_reflect::prost_types::FileDescriptorProto::decode(bytes.as_slice()).map_err(anyhow::Error::from)?;
+                    let file = prost_reflect::prost_types::FileDescriptorProto::decode(bytes.as_slice())
+                        .map_err(anyhow::Error::from)?;
                     if known.insert(file.name().to_owned()) {
                         waiting.extend(file.dependency.iter().cloned().map(MessageRequest::FileByFilename));
                         files.push(file);

@@ -116,7 +116,11 @@ pub(super) async fn tell(admin: SocketAddr) {
         }
         if !warning.is_empty() && warning != told {
             told = warning.to_owned();
-            let what = if state == "joining" { "has not joined yet" } else { "may not stay joined" };
+            let what = if state == "joining" {
+                "has not joined yet"
+            } else {
+                "may not stay joined"
+            };
             // Without standard error there is nobody to tell.
             writeln!(anstream::stderr(), "outrigger: the sidecar {what}: {warning}").ok();
         }

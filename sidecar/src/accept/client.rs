@@ -17,8 +17,9 @@ use tokio::time::{Instant, Sleep};
 
 use super::frames::Frames;
 use super::head::Watch;
+use super::serve::Bounds;
 use crate::contain::{self, Place};
-use crate::observe::held;
+use crate::observe::{Gauge, Stats, held};
 
 /// How long the peer may take to close its half.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -43,6 +44,7 @@ struct Counted {
     frames: Frames,
     began: Instant,
     most: usize,
+    stats: Arc<Stats>,
     /// Since when the client takes less than comes, and the bytes that it has taken since.
     blocked: Option<Instant>,
     taken: usize,
@@ -57,6 +59,18 @@ const LITTLE: (Duration, usize) = (Duration::from_secs(5), 64 * 1024);
 pub(super) struct Slow;
 
 impl Counted {
+    /// Counts a connection that is ended for what its client did, and says so now and then: h2 keeps
+    /// nothing of an error but its text.
+    fn ended(&self, why: impl std::error::Error + Send + Sync + 'static) -> io::Error {
+        self.stats.add(Gauge::ClientsEnded, 1);
+        let connections = self.stats.get(Gauge::ClientsEnded);
+        // The more there are, the fewer lines: the log is not theirs to fill.
+        if connections.is_power_of_two() {
+            tracing::warn!(connections, "an HTTP/2 connection is ended: {why}");
+        }
+        io::Error::other(why)
+    }
+
     /// Takes in a write's result. A client that reads nothing at all wakes nobody, and its socket ends by
     /// TCP_USER_TIMEOUT; this one finds those that read a little now and then.
     fn wrote(&mut self, result: &Poll<io::Result<usize>>) -> Result<(), Slow> {
@@ -89,13 +103,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
     }
 
     /// Wraps the stream of an HTTP/2 client, whose frames are counted.
-    /// Above `most` bytes held by the whole sidecar it has to take what it asked for.
-    pub(super) fn http2(stream: S, frames: Frames, most: usize) -> Self {
+    /// While the sidecar holds too much it has to take what it asked for.
+    pub(super) fn http2(stream: S, frames: Frames, bounds: &Bounds) -> Self {
         let now = Instant::now();
         let counted = Counted {
             frames,
             began: now,
-            most,
+            most: bounds.limits.max_buffered_bytes,
+            stats: bounds.stats.clone(),
             blocked: None,
             taken: 0,
         };
@@ -151,7 +166,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
             watch.wrote(result.is_ready());
         }
         if let Some(counted) = &mut self.frames {
-            counted.wrote(&result).map_err(io::Error::other)?;
+            counted.wrote(&result).map_err(|why| counted.ended(why))?;
         }
         result
     }
@@ -176,10 +191,8 @@ impl<S: AsyncRead + Unpin> AsyncRead for Client<S> {
             watch.saw(new);
         }
         if let Some(counted) = &mut this.frames {
-            counted
-                .frames
-                .feed(new, counted.began.elapsed())
-                .map_err(io::Error::other)?;
+            let fed = counted.frames.feed(new, counted.began.elapsed());
+            fed.map_err(|why| counted.ended(why))?;
         }
         Poll::Ready(Ok(()))
     }

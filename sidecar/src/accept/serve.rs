@@ -17,8 +17,8 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use super::client::{Client, Slow};
-use super::frames::{Flood, Frames};
+use super::client::Client;
+use super::frames::Frames;
 use super::gate::Gate;
 use super::head::Watch;
 use crate::connect::{CONNECTION_WINDOW, FRAME, MAX_STREAMS, SEND_BUFFER, STREAM_WINDOW};
@@ -26,7 +26,7 @@ use crate::contain::{self, Caught, Panicked, caught};
 use crate::drain::{Drain, Phase};
 use crate::forward::body::{Body, BodyError};
 use crate::forward::chunk::Chunk;
-use crate::observe::{Gauge, Stats};
+use crate::observe::Stats;
 use crate::reason::Reason;
 use crate::respond::{self, Dress};
 
@@ -322,7 +322,7 @@ where
     }
     let frames = Frames::new(limits.max_resets, limits.max_control_frames);
     let connection = builder.serve_connection(
-        TokioIo::new(Client::http2(io, frames, limits.max_buffered_bytes)),
+        TokioIo::new(Client::http2(io, frames, bounds)),
         Bridge {
             inner: service,
             watch: None,
@@ -336,7 +336,7 @@ where
     let mut leaving = false;
     loop {
         tokio::select! {
-            ended = connection.as_mut() => return ended.inspect_err(|error| told(error, &bounds.stats)),
+            ended = connection.as_mut() => return ended,
             _ = draining.wait_for(|p| *p >= Phase::Closing), if !leaving => {
                 leaving = true;
                 connection.as_mut().graceful_shutdown();
@@ -351,21 +351,6 @@ where
                 connection.as_mut().graceful_shutdown();
             }
         }
-    }
-}
-
-/// Counts a connection that was ended for what its client did, and says so now and then.
-fn told(error: &hyper::Error, stats: &Stats) {
-    let causes = std::iter::successors(std::error::Error::source(error), |e| e.source());
-    let mut causes = causes.filter_map(|e| e.downcast_ref::<std::io::Error>()?.get_ref());
-    let Some(why) = causes.find(|e| e.is::<Flood>() || e.is::<Slow>()) else {
-        return;
-    };
-    stats.add(Gauge::ClientsEnded, 1);
-    // The more there are, the fewer lines: the log is not theirs to fill.
-    let n = stats.get(Gauge::ClientsEnded);
-    if n.is_power_of_two() {
-        tracing::warn!(connections = n, "an HTTP/2 connection was ended: {why}");
     }
 }
 

@@ -1,8 +1,6 @@
 //! Leaving in order: nothing that was accepted is lost.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
@@ -11,6 +9,7 @@ use nix::sys::signal::Signal;
 use outrigger_tests::World;
 use outrigger_tests::apps::h1::{self, H1App};
 use outrigger_tests::client::{Client, once};
+use outrigger_tests::load::Load;
 use outrigger_tests::mesh::Plan;
 use outrigger_tests::{over_both, wait};
 use serde_json::json;
@@ -27,56 +26,6 @@ pub(crate) fn tests() -> Vec<Trial> {
 
 const DRAIN_DEADLINE: Duration = Duration::from_secs(30);
 
-struct Load {
-    stop: Arc<AtomicBool>,
-    passed: Arc<AtomicUsize>,
-    tasks: tokio::task::JoinSet<Result<()>>,
-}
-
-/// Requests on keep-alive connections; any failure ends the test.
-fn load(addr: SocketAddr) -> Load {
-    let (stop, passed) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
-    let mut tasks = tokio::task::JoinSet::new();
-    for _ in 0..8 {
-        let (stop, passed) = (Arc::clone(&stop), Arc::clone(&passed));
-        tasks.spawn(async move {
-            let mut client = Client::connect(addr).await?;
-            while !stop.load(Ordering::SeqCst) {
-                let answer = client.exchange("GET /load HTTP/1.1\r\nHost: h\r\n\r\n").await?;
-                ensure!(answer.status() == 200 && answer.body.complete, "{answer:?}");
-                passed.fetch_add(1, Ordering::SeqCst);
-                if answer
-                    .head
-                    .field("connection")
-                    .is_some_and(|v| v.eq_ignore_ascii_case("close"))
-                {
-                    client = Client::connect(addr).await?;
-                }
-            }
-            Ok(())
-        });
-    }
-    Load { stop, passed, tasks }
-}
-
-impl Load {
-    async fn wait(&self, more: usize) -> Result<()> {
-        let goal = self.passed.load(Ordering::SeqCst) + more;
-        wait::until("the load goes on", || async {
-            self.passed.load(Ordering::SeqCst) >= goal || self.tasks.is_empty()
-        })
-        .await
-    }
-
-    async fn end(mut self) -> Result<()> {
-        self.stop.store(true, Ordering::SeqCst);
-        while let Some(done) = self.tasks.join_next().await {
-            done??;
-        }
-        Ok(())
-    }
-}
-
 async fn a_sidecar_that_leaves_under_load_fails_nothing(world: Arc<World>) -> Result<()> {
     let (leaving, staying) = (H1App::echo().await?, H1App::echo().await?);
     // Static mode has no registry: the other endpoint must be found by GOAWAY and refused connections alone.
@@ -85,7 +34,7 @@ async fn a_sidecar_that_leaves_under_load_fails_nothing(world: Arc<World>) -> Re
         .inbound(json!({"drain": {"delay_ms": 200, "deadline_ms": 5000}}))
         .start(&world)
         .await?;
-    let load = load(mesh.to("app")?);
+    let load = Load::on(mesh.to("app")?);
     load.wait(500).await?;
     let sidecar = mesh.inbound("app", 0)?;
     sidecar.process.signal(Signal::SIGTERM)?;
@@ -185,7 +134,7 @@ async fn connections_of_age_are_replaced_without_failure(world: Arc<World>) -> R
         .inbound(json!({"limits": {"max_connection_age_ms": 200}}))
         .start(&world)
         .await?;
-    let load = load(mesh.to("app")?);
+    let load = Load::on(mesh.to("app")?);
     // Several ages, so that several connections between the sidecars came and went.
     let begin = std::time::Instant::now();
     wait::until("several ages went by", || {

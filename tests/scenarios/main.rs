@@ -21,6 +21,7 @@ mod harness;
 mod hostile;
 mod http1;
 mod http2;
+mod identity;
 mod judges;
 mod memory;
 mod observe;
@@ -58,6 +59,7 @@ fn main() {
         panics::tests(),
         control_plane::tests(),
         control_script::tests(),
+        identity::tests(),
         memory::tests(),
         judges::tests(),
     ];

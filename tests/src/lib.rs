@@ -8,6 +8,7 @@
 //! - [`http1`], [`client`], [`h2`]: HTTP as bytes, so that a test sees exactly what was sent;
 //! - [`control_script`]: a control plane that sends what a real one never would;
 //! - [`pki`]: certificates, good and bad;
+//! - [`load`]: requests that go on meanwhile;
 //! - [`tools`]: judges that did not come from us; [`golden`]: their kept verdicts.
 //!
 //! It refuses to know the programs' code: everything is asked through sockets, files and signals.
@@ -19,6 +20,7 @@ pub mod control_script;
 pub mod golden;
 pub mod h2;
 pub mod http1;
+pub mod load;
 pub mod mesh;
 pub mod pki;
 pub mod ports;

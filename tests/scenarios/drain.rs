@@ -138,7 +138,7 @@ async fn connections_of_age_are_replaced_without_failure(world: Arc<World>) -> R
     // Several ages, so that several connections between the sidecars came and went.
     let begin = std::time::Instant::now();
     wait::until("several ages went by", || {
-        std::future::ready(begin.elapsed() > Duration::from_millis(1500) || load.tasks.is_empty())
+        std::future::ready(begin.elapsed() > Duration::from_millis(1500) || load.is_over())
     })
     .await?;
     load.wait(100).await?;

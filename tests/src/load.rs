@@ -54,6 +54,12 @@ impl Load {
         .await
     }
 
+    /// True when every client has ended, which none does by itself unless a request failed.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.tasks.is_empty()
+    }
+
     /// Stops, and tells how many answers came.
     ///
     /// # Errors

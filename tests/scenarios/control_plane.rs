@@ -246,7 +246,7 @@ async fn a_state_folder_that_cannot_be_written_does_not_stop_a_sidecar(world: Ar
     let _workload = control.workload(&world, "app", 0, app.addr).await?;
     // A file where the folder should be: not even root can write below it.
     let file = world.write("occupied", "")?;
-    let mut caller = control.caller(&world, "app", file.join("state")).await?;
+    let mut caller = control.forgetful_caller(&world, "app", file.join("state")).await?;
     serves(&caller).await?;
     caller.check_well()?;
     ensure!(

@@ -9,7 +9,6 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 
-use crate::client;
 use crate::mesh::{Sidecar, start};
 use crate::process::Process;
 use crate::world::World;
@@ -22,8 +21,6 @@ pub struct Control {
     pub addr: SocketAddr,
     config: PathBuf,
     state: PathBuf,
-    /// Whether it speaks TLS to sidecars, which then have identities.
-    tls: bool,
     process: Option<Process>,
 }
 
@@ -40,7 +37,6 @@ impl Control {
             addr: ports::free()?,
             config: world.write("config/mesh.yaml", mesh_yaml)?,
             state: world.dir().join("control-plane"),
-            tls: false,
             process: None,
         };
         control.restart(world).await?;
@@ -83,8 +79,6 @@ impl Control {
                 .is_ok_and(|(status, _)| status == 200)
         })
         .await?;
-        let plain = client::get(self.addr, "/healthz").await;
-        self.tls = !plain.is_ok_and(|answer| answer.status() == 200);
         Ok(())
     }
 
@@ -115,9 +109,6 @@ impl Control {
 
     /// How a sidecar of `service` joins: where the control plane is, and its identity.
     async fn joining(&self, service: &str) -> Result<Value> {
-        if !self.tls {
-            return Ok(json!({ "control_plane": format!("http://{}", self.addr) }));
-        }
         let control_plane = format!("https://{}", self.addr);
         if self.process.is_none() {
             // It has joined before, or it cannot.
@@ -226,6 +217,18 @@ impl Control {
     /// # Errors
     /// When it does not come up.
     pub async fn caller(&self, world: &World, service: &str, state_dir: PathBuf) -> Result<Sidecar> {
+        self.any_caller(world, service, state_dir, true).await
+    }
+
+    /// The same, and its certificate is in memory only.
+    ///
+    /// # Errors
+    /// When it does not come up.
+    pub async fn forgetful_caller(&self, world: &World, service: &str, state_dir: PathBuf) -> Result<Sidecar> {
+        self.any_caller(world, service, state_dir, false).await
+    }
+
+    async fn any_caller(&self, world: &World, service: &str, state_dir: PathBuf, persist: bool) -> Result<Sidecar> {
         let listen = ports::free()?;
         let config = json!({
             "service": "caller",
@@ -234,7 +237,8 @@ impl Control {
             "state_dir": state_dir,
             "outbound": [{"service": service, "listen": listen}],
         });
-        let config = both(config, self.joining("caller").await?);
+        let mut config = both(config, self.joining("caller").await?);
+        config["identity"]["persist"] = persist.into();
         let mut sidecar = start(world, "caller", config, listen, false)?;
         sidecar.ready().await?;
         Ok(sidecar)

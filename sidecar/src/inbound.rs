@@ -6,6 +6,7 @@
 pub mod caller;
 mod enter;
 mod opaque;
+mod screen;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

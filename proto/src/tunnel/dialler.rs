@@ -50,6 +50,12 @@ impl Dialler {
             && self.flow.number < u32::MAX
     }
 
+    /// True when a stream was opened before.
+    #[must_use]
+    pub fn used(&self) -> bool {
+        self.flow.number > 0
+    }
+
     /// Asks for a stream, whose number is given here; data may follow at once, up to [`EARLY`].
     ///
     /// # Errors

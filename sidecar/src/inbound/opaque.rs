@@ -1,12 +1,14 @@
 //! Opaque connections to the app: a tunnel's streams, and plain ones of their own.
 
 use outrigger_proto::access;
+use outrigger_proto::model::Protocol;
 use outrigger_proto::tunnel::{Open, Refusal};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
 use super::Inbound;
 use super::caller::Caller;
+use super::screen::Screen;
 use crate::connect::{self, Lease};
 use crate::detect::Prefixed;
 use crate::exchange::Exchange;
@@ -144,8 +146,9 @@ impl Hall<'_> {
 
 impl Door for Hall<'_> {
     type Stay = Exchange;
+    type App = Screen;
 
-    async fn enter(&self, open: &Open) -> Result<(TcpStream, Exchange), Refusal> {
+    async fn enter(&self, open: &Open) -> Result<(Screen, Exchange), Refusal> {
         let journey = self.journey;
         let mut exchange = Exchange::start(journey.cell.clone(), false, None);
         exchange.secured();
@@ -169,7 +172,8 @@ impl Door for Hall<'_> {
             Ok(app) => {
                 let lease = Lease::counted(journey.http1.clone());
                 exchange.answered(http::StatusCode::OK, &http::HeaderMap::new(), lease);
-                Ok((app, exchange))
+                let detects = journey.protocol == Protocol::Auto;
+                Ok((Screen::new(Socket::of_app(app), detects), exchange))
             }
             Err(error) => {
                 tracing::debug!(%error, "app unreachable");
@@ -195,6 +199,10 @@ impl Door for Hall<'_> {
         self.journey.cell.moved(moved.received, moved.sent);
         match result {
             Ok(()) => exchange.ended(None),
+            Err(Broken::App(error)) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+                exchange.refused(Reason::Denied);
+                exchange.ended(None);
+            }
             // The caller's end broke, or its right did: not the app's fault.
             Err(Broken::Wire(_) | Broken::Lost | Broken::Barred) => drop(exchange),
             Err(_) => exchange.broken(),

@@ -148,6 +148,10 @@ impl Outbound {
                     connection.part(&broken).await;
                     return Try::Untouched(Reason::ConnectFailed);
                 }
+                Broken::Unwelcome(_) => {
+                    connection.part(&broken).await;
+                    return Try::Untouched(Reason::PeerUnverified);
+                }
                 Broken::Refused(refusal) => {
                     connection.part(&broken).await;
                     return match refusal.another_may_accept() {

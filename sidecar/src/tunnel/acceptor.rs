@@ -4,25 +4,26 @@ use std::pin::pin;
 use std::task::Poll;
 
 use outrigger_proto::tunnel::{Acceptor, Clock, Limits, Open, Refusal, Side as _};
-use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use super::link::{Got, Link, Wire};
 use super::pump::{Broken, Moved, Pump};
-use super::socket::Socket;
+use super::socket::App;
 use crate::drain::{Drain, Phase};
 
 /// Who decides about streams, and brings them to the app.
 pub trait Door: Sync {
     /// What is held for a stream from its beginning to its end.
     type Stay: Send;
+    /// The app's end of a stream.
+    type App: App;
 
     /// Looks at everything anew for each stream: the peer's certificate, its revocation, the rules, the
     /// names among the own workload's ports; and connects to the app.
     ///
     /// # Errors
     /// Why the stream is refused.
-    fn enter(&self, open: &Open) -> impl Future<Output = Result<(TcpStream, Self::Stay), Refusal>> + Send;
+    fn enter(&self, open: &Open) -> impl Future<Output = Result<(Self::App, Self::Stay), Refusal>> + Send;
 
     /// Waits until the peer may stay no longer: with a stream, also until no rule allows that one any more.
     ///
@@ -46,16 +47,14 @@ pub async fn serve<W: Wire, D: Door>(wire: W, door: &D, drain: &Drain) -> Result
     let mut link = Link::new(wire);
     let mut side = Acceptor::default();
     while let Some(open) = next(&mut link, &mut side, door, drain).await? {
-        let (app, stay) = match door.enter(&open).await {
+        let (mut app, stay) = match door.enter(&open).await {
             Ok(entered) => entered,
             Err(refusal) => {
                 side.reject(refusal, &mut link.out)?;
                 break;
             }
         };
-        let mut app = Socket::of_app(app);
-        app.guard();
-        if let Some(socket) = link.wire.socket() {
+        for socket in [link.wire.socket(), app.socket()].into_iter().flatten() {
             socket.guard();
         }
         side.accept(&mut link.out)?;
@@ -70,11 +69,10 @@ pub async fn serve<W: Wire, D: Door>(wire: W, door: &D, drain: &Drain) -> Result
             link.abort().await;
             return Ok(());
         }
-        app.release();
-        drop(app);
-        if let Some(socket) = link.wire.socket() {
+        for socket in [link.wire.socket(), app.socket()].into_iter().flatten() {
             socket.release();
         }
+        drop(app);
         door.left(stay, moved, Ok(()));
         if side.closed() {
             break;

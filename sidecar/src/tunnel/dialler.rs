@@ -10,7 +10,7 @@ use super::link::{Got, Link, Wire};
 use super::pump::{Broken, Kept, Moved, Pump};
 use super::socket::{App, Socket};
 use crate::detect::Prefixed;
-use crate::identify::{Peer, TlsStream};
+use crate::identify::{Peer, TlsError, TlsStream};
 
 /// A connection to another sidecar that carries one stream at a time.
 #[derive(Debug)]
@@ -47,7 +47,7 @@ impl<W: Wire> Connection<W> {
     /// What is `kept` of earlier tries is sent first; what is read before the other side accepts is kept.
     ///
     /// # Errors
-    /// [`Broken::Refused`] and [`Broken::Unprocessed`] leave the app as it was, with what was read in
+    /// [`Broken::Refused`], [`Broken::Unwelcome`] and [`Broken::Unprocessed`] leave the app as it was, with what was read in
     /// `kept`: another connection may carry it. After any other error the app is to be dropped, which
     /// resets it, and the connection to be [`part`](Self::part)ed with.
     ///
@@ -61,6 +61,7 @@ impl<W: Wire> Connection<W> {
         barred: impl Future<Output = ()>,
     ) -> (Moved, Result<(), Broken>) {
         let written = self.written();
+        let first = !self.side.used();
         if let Some(socket) = self.link.wire.socket() {
             socket.guard();
         }
@@ -73,6 +74,11 @@ impl<W: Wire> Connection<W> {
         };
         let result = match result {
             Err(Broken::Wire(_) | Broken::Lost) if self.written() == written => Err(Broken::Unprocessed),
+            // The handshake is over here and not there: it has read nothing that came after.
+            Err(Broken::Wire(error)) if first => match TlsError::of(&error) {
+                Some(refused @ TlsError::Rejected(_)) => Err(Broken::Unwelcome(refused)),
+                _ => Err(Broken::Wire(error)),
+            },
             result => result,
         };
         if result.is_ok() {
@@ -98,7 +104,7 @@ impl<W: Wire> Connection<W> {
     pub async fn part(self, why: &Broken) {
         match why {
             // The peer has said its last word.
-            Broken::Refused(_) | Broken::Unprocessed => {
+            Broken::Refused(_) | Broken::Unprocessed | Broken::Unwelcome(_) => {
                 if let Some(socket) = self.link.wire.socket() {
                     socket.release();
                 }

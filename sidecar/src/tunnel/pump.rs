@@ -16,6 +16,7 @@ use tokio::time::{Instant, Sleep};
 
 use super::link::{Got, Link, Wire};
 use super::socket::App;
+use crate::identify::TlsError;
 
 /// Control frames up to this size travel in one record with data that is there.
 const RIDE: usize = 2048;
@@ -56,6 +57,9 @@ pub enum Broken {
     /// The other sidecar refused the stream; no app has a byte of it.
     #[error("refused: {0:?}")]
     Refused(Refusal),
+    /// The other sidecar did not accept our certificate, which under TLS 1.3 is heard after OPEN was written.
+    #[error("not let in: {0}")]
+    Unwelcome(TlsError),
     /// The other sidecar never looked at the stream, or not one byte of its OPEN was written.
     #[error("never looked at")]
     Unprocessed,

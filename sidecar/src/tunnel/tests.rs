@@ -54,8 +54,9 @@ impl TestDoor {
 
 impl Door for TestDoor {
     type Stay = ();
+    type App = Socket;
 
-    async fn enter(&self, open: &Open) -> Result<(TcpStream, ()), Refusal> {
+    async fn enter(&self, open: &Open) -> Result<(Socket, ()), Refusal> {
         if let Some(refusal) = *self.refuse.lock() {
             return Err(refusal);
         }
@@ -65,7 +66,7 @@ impl Door for TestDoor {
         let app = TcpStream::connect(self.app)
             .await
             .map_err(|_| Refusal::AppUnreachable)?;
-        Ok((app, ()))
+        Ok((Socket::of_app(app), ()))
     }
 
     async fn barred(&self, _open: Option<&Open>) {

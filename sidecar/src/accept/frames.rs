@@ -5,7 +5,7 @@
 //! and RST_STREAM cost it time alone and are answered for ever; they are counted here. Reads the nine
 //! bytes of each frame's head and skips the rest. Pure: the time is an argument.
 //!
-//! Two budgets, each as large as what refills in [`BURST`]:
+//! Two budgets, each as large as what refills in `BURST`:
 //! - resets: a stream that is reset has cost a request, whose caller may have good reason to give up;
 //! - everything else: what this side sends counts in the client's favour, because a window update
 //!   answers data, and clients that measure their bandwidth ping once for each flight of it.

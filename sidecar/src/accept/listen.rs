@@ -17,6 +17,8 @@ use crate::shared::Shared;
 
 /// Between attempts to accept without a file descriptor to do it with.
 const PAUSE: Duration = Duration::from_millis(50);
+/// Before looking again whether a worker has begun with what it was handed.
+const BEHIND: Duration = Duration::from_millis(1);
 
 /// One bound socket; `role` is the worker's index of the journey.
 #[derive(Debug, Clone)]
@@ -123,6 +125,11 @@ impl Door {
                 tokio::time::sleep(PAUSE).await;
                 continue;
             }
+            if self.workers.iter().all(Worker::is_behind) {
+                // The next ones wait in the kernel's backlog instead of being refused.
+                tokio::time::sleep(BEHIND).await;
+                continue;
+            }
             match ready.try_io(|inner| inner.get_ref().accept()) {
                 Err(_would_block) => {}
                 Ok(Ok(accepted)) => {
@@ -160,7 +167,7 @@ impl Door {
         let least = self
             .workers
             .iter()
-            .min_by_key(|w| w.open())
+            .min_by_key(|w| (w.is_behind(), w.open()))
             .filter(|_| !full && stream.set_nonblocking(true).is_ok());
         if !least.is_some_and(|w| {
             w.hand(Job {

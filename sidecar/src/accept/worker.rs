@@ -74,6 +74,11 @@ impl Worker {
         self.open.load(Relaxed)
     }
 
+    /// True when as many connections wait for it as may.
+    pub(super) fn is_behind(&self) -> bool {
+        self.jobs.capacity() == 0
+    }
+
     /// Hands over a connection; false when the worker's queue is full.
     pub(super) fn hand(&self, job: Job) -> bool {
         self.open.fetch_add(1, Relaxed);

@@ -14,6 +14,7 @@ mod cancel;
 mod control_plane;
 mod control_script;
 mod drain;
+mod exposed;
 mod failure;
 mod floods;
 mod foreign;
@@ -53,6 +54,7 @@ fn main() {
         smuggling::tests(),
         hostile::tests(),
         drain::tests(),
+        exposed::tests(),
         floods::tests(),
         foreign::tests(),
         observe::tests(),

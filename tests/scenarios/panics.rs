@@ -16,30 +16,35 @@ use outrigger_proto::wire::mesh;
 use outrigger_tests::World;
 use outrigger_tests::apps::h1::{self, H1App};
 use outrigger_tests::apps::h2c::{self, H2App};
+use outrigger_tests::apps::tcp::TcpApp;
 use outrigger_tests::client::{Client, get, get_ok};
 use outrigger_tests::control_script::{Script, resource, response};
 use outrigger_tests::h2::{H2Client, request, whole};
 use outrigger_tests::mesh::{PORT, Plan, Sidecar, start};
-use outrigger_tests::{ports, scenarios, wait};
+use outrigger_tests::{over_both, ports, scenarios, secure_scenarios, wait};
 use serde_json::json;
 use tokio::sync::Notify;
 
 pub(crate) fn tests() -> Vec<Trial> {
-    scenarios![
+    let mut tests = over_both![
         in_a_request_over_http1_it_costs_that_request,
         in_a_request_over_http2_it_costs_that_stream,
         in_a_request_at_the_callee_the_others_go_on,
-        in_a_connection_it_costs_the_streams_of_that_connection,
         while_accepting_it_costs_nothing,
         with_the_pools_lock_held_it_costs_one_request,
         in_a_pool_or_a_timer_it_costs_nothing,
         in_a_worker_thread_it_costs_that_workers_connections,
+    ];
+    tests.extend(secure_scenarios![in_a_tunnel_it_costs_that_stream]);
+    tests.extend(scenarios![
+        in_a_connection_it_costs_the_streams_of_that_connection,
         in_discovery_it_costs_nothing,
         in_the_session_it_costs_nothing,
         in_the_probes_it_costs_nothing,
         in_the_admin_listener_it_costs_nothing,
         the_switch_is_off_unless_asked_for,
-    ]
+    ]);
+    tests
 }
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: h\r\n\r\n";
@@ -230,6 +235,35 @@ async fn in_a_connection_it_costs_the_streams_of_that_connection(world: Arc<Worl
     ensure!(kept.head.status() == 200, "the other connection: {kept:?}");
     mesh.inbound("app", 0)?.process.check_alive()?;
     mesh.caller.check_well()
+}
+
+async fn in_a_tunnel_it_costs_that_stream(world: Arc<World>) -> Result<()> {
+    let app = TcpApp::echo().await?;
+    let mut mesh = Plan::default().service("app", "tcp", &[app.addr]).start(&world).await?;
+    let addr = mesh.to("app")?;
+    for (n, callee) in [(1, false), (1, true), (2, false)] {
+        let (mut lost, mut kept) = (Client::connect(addr).await?, Client::connect(addr).await?);
+        for client in [&mut lost, &mut kept] {
+            client.send("hello").await?;
+            ensure!(client.bytes(5).await? == b"hello");
+        }
+        let sidecar = if callee {
+            mesh.inbound("app", 0)?
+        } else {
+            &mut mesh.caller
+        };
+        sidecar.panic("tunnel").await?;
+        lost.send("more").await?;
+        ensure!(lost.rest().await?.is_empty(), "no byte, and no answer");
+        panicked(sidecar, n).await?;
+        sidecar.process.check_alive()?;
+        kept.send("again").await?;
+        ensure!(kept.bytes(5).await? == b"again", "another stream goes on");
+        let mut fresh = Client::connect(addr).await?;
+        fresh.send("fresh").await?;
+        ensure!(fresh.bytes(5).await? == b"fresh");
+    }
+    Ok(())
 }
 
 async fn while_accepting_it_costs_nothing(world: Arc<World>) -> Result<()> {

@@ -60,6 +60,15 @@ pub struct Pool<W = TlsStream<Prefixed<Socket>>> {
     idle: Arc<Idle>,
 }
 
+/// One connection that settles; counted until dropped, by a panic too.
+struct Settling<W>(Arc<Pool<W>>);
+
+impl<W> Drop for Settling<W> {
+    fn drop(&mut self) {
+        self.0.settling.fetch_sub(1, Relaxed);
+    }
+}
+
 #[derive(Debug)]
 struct Resting<W> {
     connection: Connection<W>,
@@ -114,14 +123,13 @@ impl<W: Wire + 'static> Pool<W> {
             self.settling.fetch_sub(1, Relaxed);
             return;
         }
-        let pool = self.clone();
+        let counted = Settling(self.clone());
         // Ends by itself: it has a deadline, and there are at most so many.
         tokio::spawn(async move {
             let mut connection = connection;
             let settled = tokio::time::timeout(Limits::DIALLER.idle, connection.settle()).await;
-            pool.settling.fetch_sub(1, Relaxed);
             if matches!(settled, Ok(Ok(()))) {
-                pool.keep(connection);
+                counted.0.keep(connection);
             }
         });
     }

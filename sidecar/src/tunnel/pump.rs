@@ -16,6 +16,7 @@ use tokio::time::{Instant, Sleep};
 
 use super::link::{Got, Link, Wire};
 use super::socket::App;
+use crate::contain::{self, Place};
 use crate::identify::TlsError;
 
 /// Control frames up to this size travel in one record with data that is there.
@@ -214,6 +215,7 @@ impl<'a, S: Side, A: App, W: Wire> Pump<'a, S, A, W> {
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
+        contain::here(Place::Tunnel);
         loop {
             let up = self.poll_up(cx)?;
             let said = self.link.out.len();

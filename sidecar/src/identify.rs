@@ -23,6 +23,7 @@ mod state;
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
+pub mod tool;
 mod trust;
 mod verify;
 mod view;

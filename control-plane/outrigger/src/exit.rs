@@ -15,7 +15,7 @@ Exit codes:
   4  not found
   5  the configuration was refused
   6  `explain-access`: denied
-  7  the control plane does not let us in";
+  7  the control plane does not let us in, or is not the one that the token is of";
 
 /// A failure that has an exit code of its own.
 #[derive(Debug, thiserror::Error)]
@@ -38,6 +38,14 @@ pub(crate) enum Failure {
         /// Why.
         said: String,
     },
+    /// Whoever answers is not the token's control plane.
+    #[error("nobody at {address} is the control plane that the token is of: {reason}")]
+    Stranger {
+        /// Where it answers.
+        address: String,
+        /// What it lacks.
+        reason: String,
+    },
     /// What was asked for does not exist.
     #[error("{0}")]
     NotFound(String),
@@ -59,7 +67,7 @@ impl Failure {
             Self::Unreachable { .. } => 3,
             Self::NotFound(_) => 4,
             Self::Config(_) | Self::Refused(_) => 5,
-            Self::NotLetIn { .. } => 7,
+            Self::NotLetIn { .. } | Self::Stranger { .. } => 7,
         }
     }
 }

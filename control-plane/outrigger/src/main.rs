@@ -7,7 +7,6 @@ mod http;
 mod output;
 mod plane;
 mod supervise;
-mod tls;
 
 use std::process::ExitCode;
 

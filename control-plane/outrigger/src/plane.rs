@@ -11,12 +11,12 @@ use clap::Args;
 use http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
 use http::{Method, StatusCode};
 use outrigger_proto::model::{FieldError, JoinToken};
+use outrigger_sidecar::identify::{TlsError, tool};
 use serde_json::Value;
 use tokio::net::{TcpStream, UnixStream};
 
 use crate::exit::Failure;
 use crate::http::{self as client, Ask, Reply};
-use crate::tls::{self, Expected, Trust};
 
 pub(crate) mod address;
 
@@ -201,15 +201,7 @@ impl Plane {
                     };
                     ask.headers.insert(AUTHORIZATION, token.header.clone());
                     let stream = TcpStream::connect(authority).await.map_err(client::Error::Connect)?;
-                    let stream = tls::connect(
-                        stream,
-                        Trust::Pin(token.root),
-                        Expected::ControlPlane,
-                        None,
-                        &[b"http/1.1"],
-                    )
-                    .await
-                    .map_err(client::Error::Connect)?;
+                    let stream = tool::control_plane(stream, token.root).await.map_err(refused)?;
                     client::over(stream, authority, path, ask).await
                 }
             }
@@ -239,9 +231,9 @@ impl Plane {
                     None => "permission denied".to_owned(),
                 },
             },
-            (Address::Tls(_), true) => Failure::NotLetIn {
+            (Address::Tls(_), true) => Failure::Stranger {
                 address: self.address.to_string(),
-                said: error.to_string(),
+                reason: error.to_string(),
             },
             (_, false) => Failure::Unreachable {
                 address: self.address.to_string(),
@@ -270,6 +262,15 @@ impl Plane {
         }
         anyhow::bail!("{}{path} answered {}: {said}", self.address, reply.status)
     }
+}
+
+/// Tells a stranger from nobody who speaks TLS.
+fn refused(error: TlsError) -> client::Error {
+    let kind = match error {
+        TlsError::Unverified(_) => io::ErrorKind::PermissionDenied,
+        _ => io::ErrorKind::Other,
+    };
+    client::Error::Connect(io::Error::new(kind, error))
 }
 
 async fn dial(socket: &Path) -> Result<UnixStream, client::Error> {

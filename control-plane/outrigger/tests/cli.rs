@@ -268,7 +268,7 @@ fn an_operator_elsewhere_needs_a_token_and_the_right_one() {
         &ask(&token(&other, &["--operator"])),
         7,
         "",
-        "another root than the token's",
+        "the token is of another mesh",
     );
     check(
         &ask(&token(&plane, &["--service", "post"])),

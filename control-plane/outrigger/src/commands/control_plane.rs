@@ -86,7 +86,6 @@ pub(crate) fn control_plane(args: &ControlPlaneArgs) -> anyhow::Result<ExitCode>
         grace: args.grace,
         socket: args.socket(),
         identity: args.identity(),
-        ..Options::default()
     };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)

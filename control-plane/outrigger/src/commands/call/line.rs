@@ -12,17 +12,13 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use http::Uri;
 use hyper_util::rt::TokioIo;
-use outrigger_proto::model::{ServiceName, SpiffeId};
-use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
+use outrigger_proto::model::{ServiceName, SpiffeId, TrustBundle};
+use outrigger_sidecar::identify::TlsStream;
+use outrigger_sidecar::identify::tool::Caller;
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
-use tokio_rustls::client::TlsStream;
 
 use crate::plane::{Plane, service_name};
-use crate::tls::{self, Expected, Own, Trust};
-
-/// What HTTP/2 between sidecars is called in the handshake.
-const HTTP2: &[u8] = b"outrigger-h2/1";
 
 /// How one endpoint is reached.
 #[derive(Debug, Clone)]
@@ -38,10 +34,7 @@ pub(super) struct Line {
 pub(super) struct Mesh {
     /// Who we say we are.
     pub(super) own: SpiffeId,
-    expected: SpiffeId,
-    chain: Vec<CertificateDer<'static>>,
-    key: Vec<u8>,
-    roots: Vec<CertificateDer<'static>>,
+    caller: Caller,
 }
 
 impl Mesh {
@@ -63,19 +56,23 @@ impl Mesh {
             Some(caller) => caller.parse()?,
             None => ServiceName::new("outrigger", "operator")?,
         };
+        let trust = TrustBundle {
+            trust_domain: domain.to_owned(),
+            roots,
+            generation: 0,
+            revoked: Vec::new(),
+        };
+        let expected = SpiffeId::new(domain, service)?;
         Ok(Self {
             own: SpiffeId::new(domain, &caller)?,
-            expected: SpiffeId::new(domain, service)?,
-            chain,
-            key: key.serialize_der(),
-            roots,
+            caller: Caller::new(chain, key.serialize_der(), trust, expected)?,
         })
     }
 }
 
-fn certificates(value: Option<&Value>) -> Option<Vec<CertificateDer<'static>>> {
+fn certificates(value: Option<&Value>) -> Option<Vec<Vec<u8>>> {
     let texts = value?.as_array()?.iter().map(|text| text.as_str());
-    let ders = texts.map(|text| Some(CertificateDer::from(BASE64_STANDARD.decode(text?).ok()?)));
+    let ders = texts.map(|text| BASE64_STANDARD.decode(text?).ok());
     ders.collect::<Option<Vec<_>>>().filter(|list| !list.is_empty())
 }
 
@@ -89,15 +86,7 @@ impl Line {
         let Some(mesh) = &self.mesh else {
             return Ok(Stream::Plain(stream));
         };
-        let own = Own {
-            chain: mesh.chain.clone(),
-            key: PrivatePkcs8KeyDer::from(mesh.key.clone()).into(),
-        };
-        let (trust, expected) = (
-            Trust::Roots(mesh.roots.clone()),
-            Expected::Workload(mesh.expected.clone()),
-        );
-        let stream = tls::connect(stream, trust, expected, Some(own), &[HTTP2]).await?;
+        let stream = mesh.caller.connect(stream).await.map_err(io::Error::other)?;
         Ok(Stream::Tls(Box::new(stream)))
     }
 }

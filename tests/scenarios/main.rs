@@ -28,6 +28,7 @@ mod memory;
 mod observe;
 mod opaque;
 mod panics;
+mod paths;
 mod proxy;
 mod smuggling;
 mod structure;
@@ -59,6 +60,7 @@ fn main() {
         foreign::tests(),
         observe::tests(),
         panics::tests(),
+        paths::tests(),
         control_plane::tests(),
         control_script::tests(),
         identity::tests(),

@@ -82,11 +82,11 @@ fn run(u: &mut Unstructured<'_>) -> Result<()> {
         let mut rule = rule(u)?;
         rule.name = format!("allow[{i}]");
         let alone = Access {
-            rules: vec![rule.clone()],
-            ..access.clone()
+            rules: vec![rule],
+            ..Access::default()
         };
         if Rules::compile(&alone, OWN).is_ok() {
-            access.rules.push(rule);
+            access.rules.extend(alone.rules);
         }
     }
     let rules = Rules::compile(&access, OWN).expect("each rule is valid");

@@ -221,14 +221,14 @@ async fn ten_thousand_connections_are_served(world: Arc<World>) -> Result<()> {
         .start(&world)
         .await?;
     let url = format!("http://{}/", mesh.to("app")?);
-    let args = ["--h1", "-c", "9000", "-n", "18000", "-t", "1", &url];
+    let args = ["--h1", "-c", "10000", "-n", "20000", "-t", "1", &url];
     let said = tools::run(&world, "h2load", &args, Duration::from_secs(100)).await?;
     ensure!(
-        said.contains("18000 succeeded, 0 failed, 0 errored, 0 timeout"),
+        said.contains("20000 succeeded, 0 failed, 0 errored, 0 timeout"),
         "{said}"
     );
     world::figure(format!(
-        "h2load with 9,000 connections: caller {} KiB",
+        "h2load with 10,000 connections: caller {} KiB",
         mesh.caller.process.rss_kib()?
     ));
     mesh.check_well()

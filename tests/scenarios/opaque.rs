@@ -14,6 +14,7 @@ use outrigger_tests::mesh::Plan;
 use outrigger_tests::pki::{Authority, Leaf};
 use outrigger_tests::process::{Process, accepts};
 use outrigger_tests::{World, over_both, ports, tools};
+use serde_json::json;
 
 pub(crate) fn tests() -> Vec<Trial> {
     over_both![
@@ -169,17 +170,24 @@ async fn own_tls(
     let both = std::fs::read_to_string(&files.chain)? + &std::fs::read_to_string(&files.key)?;
     let pem = world.write("both.pem", &both)?;
     let (_server, addr) = server(app.addr, &pem.display().to_string()).await?;
-    let mut mesh = Plan::default().service("app", "tls", &[addr]).start(world).await?;
-    let port = mesh.to("app")?.port();
+    let mut mesh = Plan::default()
+        .service("app", "tls", &[addr])
+        .inbound(json!({ "mode": if world.authority().is_some() { "permissive" } else { "off" } }))
+        .start(world)
+        .await?;
     let roots = files.roots.display().to_string();
-    let (url, at) = (
-        format!("https://app.example:{port}/x"),
-        format!("app.example:{port}:127.0.0.1"),
-    );
-    for version in ["--http1.1", "--http2"] {
-        let args = ["-sS", version, "--cacert", &roots, "--resolve", &at, &url];
-        let said = tools::run(world, "curl", &args, LIMIT).await?;
-        ensure!(said.contains("/x"), "{version}: {said}");
+    // Through the mesh; and as a client that has no sidecar yet, at the same port as the mesh's own TLS.
+    for at in [mesh.to("app")?, mesh.inbound("app", 0)?.listen] {
+        let port = at.port();
+        let (url, at) = (
+            format!("https://app.example:{port}/x"),
+            format!("app.example:{port}:127.0.0.1"),
+        );
+        for version in ["--http1.1", "--http2"] {
+            let args = ["-sS", version, "--cacert", &roots, "--resolve", &at, &url];
+            let said = tools::run(world, "curl", &args, LIMIT).await?;
+            ensure!(said.contains("/x"), "{version}: {said}");
+        }
     }
     mesh.check_well()
 }

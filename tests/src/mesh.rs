@@ -375,7 +375,9 @@ pub fn secure(world: &World, service: &str, config: &mut Value) -> Result<()> {
     let files = authority.issue(world.dir(), &name, &Leaf::of(service))?;
     config["identity"] = files.identity();
     let proxy = &mut config["resources"]["proxy"];
-    proxy["mode"] = json!("strict");
+    if proxy["mode"].is_null() {
+        proxy["mode"] = json!("strict");
+    }
     // Judges' programs listen on every address.
     proxy["exposed_app"] = json!(true);
     Ok(())

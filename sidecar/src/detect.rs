@@ -156,6 +156,9 @@ pub fn classify(bytes: &[u8], last: bool) -> Option<Detected> {
             last.then_some(Detected::Opaque)
         };
     }
+    // Servers skip empty lines before a request (RFC 9112 §2.2), so rules about requests must not be passed by them.
+    let lines = bytes.iter().take_while(|b| matches!(b, b'\r' | b'\n')).count();
+    let bytes = bytes.get(lines..).unwrap_or_default();
     let method = bytes.iter().take_while(|b| b.is_ascii_uppercase()).count();
     match bytes.get(method) {
         Some(b' ') if (3..=20).contains(&method) => match bytes.get(method + 1) {
@@ -165,7 +168,7 @@ pub fn classify(bytes: &[u8], last: bool) -> Option<Detected> {
             None => last.then_some(Detected::Opaque),
         },
         Some(_) => Some(Detected::Opaque),
-        None if method < LOOK => last.then_some(Detected::Opaque),
+        None if lines + method < LOOK => last.then_some(Detected::Opaque),
         None => Some(Detected::Opaque),
     }
 }
@@ -180,6 +183,8 @@ mod tests {
         for (bytes, expected) in [
             (&b"GET / HTTP/1.1\r\n"[..], Some(Detected::Http1)),
             (b"OPTIONS * HTTP/1.1\r\n", Some(Detected::Http1)),
+            (b"\r\n\r\nGET / HTTP/1.1\r\n", Some(Detected::Http1)),
+            (b"\r\n", None),
             (b"PRI * HTTP/2.0\r\n\r\nSM", Some(Detected::Http2)),
             // Broken off after the bytes that decide; cut there, it was HTTP/2 too.
             (b"PRI * HTTP/2.0\r\nHost: a\r\n", Some(Detected::Http2)),

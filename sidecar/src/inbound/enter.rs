@@ -21,7 +21,7 @@ use tokio::sync::Semaphore;
 use super::caller::Caller;
 use super::{Inbound, Speaks};
 use crate::detect::hello::{self, Whose};
-use crate::detect::{self, Prefixed};
+use crate::detect::{self, Detected, Prefixed};
 use crate::forward::copy;
 use crate::identify::{Alpn, Foreign, TlsError};
 use crate::observe::Gauge;
@@ -152,11 +152,14 @@ impl Inbound {
             Alpn::Foreign(Foreign::Http1) => self.http(stream, false, Caller::proven(client, peer, false)).await,
             Alpn::Foreign(Foreign::None) => {
                 let caller = Caller::proven(client, peer, false);
-                if !self.protocol.is_http() {
+                if matches!(self.protocol, Protocol::Tcp | Protocol::Tls) {
                     return self.opaque(stream, &caller).await;
                 }
                 let (found, stream) = detect::detect_read(stream).await?;
-                self.http(stream, found == detect::Detected::Http2, caller).await
+                match found {
+                    Detected::Opaque if !self.protocol.is_http() => self.opaque(stream, &caller).await,
+                    _ => self.http(stream, found == Detected::Http2, caller).await,
+                }
             }
         }
     }

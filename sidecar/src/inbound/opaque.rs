@@ -24,15 +24,21 @@ pub(super) trait Resettable {
     fn reset(&self);
 }
 
-impl Resettable for Prefixed<TcpStream> {
+impl Resettable for TcpStream {
+    fn reset(&self) {
+        copy::reset(self);
+    }
+}
+
+impl Resettable for Socket {
     fn reset(&self) {
         copy::reset(self.get_ref());
     }
 }
 
-impl Resettable for Prefixed<Socket> {
+impl<S: Resettable> Resettable for Prefixed<S> {
     fn reset(&self) {
-        copy::reset(self.get_ref().get_ref());
+        self.get_ref().reset();
     }
 }
 

@@ -187,7 +187,16 @@ impl Plane {
 
     /// A sidecar's admin page as JSON, whatever its status says.
     pub(crate) async fn admin(&self, address: &str, page: &str) -> anyhow::Result<Value> {
-        let reply = client::send(&format!("http://{address}{page}"), Ask::get(), PATIENCE).await?;
+        let reply = match address.strip_prefix("unix:") {
+            Some(socket) => {
+                let answer =
+                    async { client::over(dial(Path::new(socket)).await?, "localhost", page, Ask::get()).await };
+                tokio::time::timeout(PATIENCE, answer)
+                    .await
+                    .map_err(|_| client::Error::Timeout(PATIENCE))??
+            }
+            None => client::send(&format!("http://{address}{page}"), Ask::get(), PATIENCE).await?,
+        };
         Ok(serde_json::from_slice(&reply.body)?)
     }
 

@@ -60,6 +60,7 @@ run: {run}        # listens on $HOST:$PORT
 protocol: {protocol}
 health: {health}  # {note}
 # port: 8080            # where callers outside the mesh find it; any free port without
+# allow: [other]        # who may call it; without, every service of the mesh
 # calls: [other]        # gives the app OTHER_ADDR and OTHER_URL
 # timeout: 2s
 # replicas: 2

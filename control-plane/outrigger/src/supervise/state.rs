@@ -53,13 +53,14 @@ impl Layout {
 
     /// Creates the folders; only this user may look into them: there are keys and tokens.
     pub(crate) fn create(&self) -> io::Result<()> {
-        for folder in [
-            &self.run,
-            &self.run.join("tokens"),
-            &self.logs(),
-            &self.state.join("sidecars"),
-            &self.state.join("control-plane"),
-        ] {
+        let (plane, sidecars) = (self.state.join("control-plane"), self.state.join("sidecars"));
+        // A control plane that begins anew is another mesh: what its sidecars kept of the old one nobody trusts, and
+        // they would trust nobody.
+        if fs::read_dir(&plane).map_or(true, |mut files| files.next().is_none()) && sidecars.exists() {
+            fs::remove_dir_all(&sidecars)
+                .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", sidecars.display())))?;
+        }
+        for folder in [&self.run, &self.run.join("tokens"), &self.logs(), &sidecars, &plane] {
             private(folder)?;
         }
         // Those that an older version made.

@@ -31,8 +31,11 @@ def blocks(text):
             script.append(line.removeprefix("$ "))
 
 
-def answers(url):
-    """Whether it answers there, and not with a failure of its own."""
+def holds(condition):
+    """Whether a URL answers, and not with a failure of its own; or whether a command succeeds."""
+    if not condition.startswith(("http://", "https://")):
+        return subprocess.run(["bash", "-c", condition], stderr=subprocess.DEVNULL, check=False).returncode == 0
+    url = condition
     try:
         urllib.request.build_opener(urllib.request.ProxyHandler({})).open(url, timeout=2)
     except urllib.error.HTTPError as answer:
@@ -44,14 +47,14 @@ def answers(url):
 
 def background(script, directive):
     process = subprocess.Popen(["bash", "-euo", "pipefail", "-c", script], start_new_session=True)
-    words = directive.split()
-    if words[0] == "until":
+    kind, _, condition = directive.partition(" ")
+    if kind == "until":
         end = time.monotonic() + PATIENCE
-        while not answers(words[1]):
+        while not holds(condition):
             if process.poll() is not None:
                 raise SystemExit(f"it ended with {process.returncode}")
             if time.monotonic() > end:
-                raise SystemExit(f"{words[1]} never answered")
+                raise SystemExit(f"{condition}: not in time")
             time.sleep(0.2)
     return process
 

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::TcpListener;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Command, Output};
@@ -36,10 +36,6 @@ fn check(output: &Output, code: i32, stdout: &str, stderr: &str) -> String {
     out
 }
 
-fn free() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
-}
-
 /// Where nobody is.
 const NOBODY: &str = "unix:/nowhere/control-plane.sock";
 
@@ -55,19 +51,25 @@ struct Plane {
 
 fn plane() -> Plane {
     let state = tempfile::tempdir().unwrap();
-    let (address, socket) = (free(), state.path().join("run/control-plane.sock"));
+    let socket = state.path().join("run/control-plane.sock");
+    // Bound here and never let go: a port that is only known to be free somebody else may take.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    listener.set_nonblocking(true).unwrap();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()
         .build()
         .unwrap();
     let options = Options {
-        listen: address,
         state_dir: Some(state.path().join("state")),
         socket: Some(socket.clone()),
         ..Options::default()
     };
-    drop(runtime.spawn(server::run(options, std::future::pending())));
+    drop(runtime.spawn(async move {
+        let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+        server::serve(listener, options, std::future::pending()).await
+    }));
     let deadline = Instant::now() + Duration::from_secs(10);
     while UnixStream::connect(&socket).is_err() {
         assert!(Instant::now() < deadline, "the control plane did not start");

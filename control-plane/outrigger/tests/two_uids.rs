@@ -61,9 +61,14 @@ impl World {
         );
         let folder = tempfile::tempdir().unwrap();
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
-        // Where the tests are built the other user may not be able to go.
+        // Where the tests are built the other user may not be able to go. Copied by another process: a file that is open
+        // for writing here would be so in what the other tests start meanwhile, and could not be run.
         let program = folder.path().join("outrigger");
-        fs::copy(env!("CARGO_BIN_EXE_outrigger"), &program).unwrap();
+        let copied = Command::new("cp")
+            .arg(env!("CARGO_BIN_EXE_outrigger"))
+            .arg(&program)
+            .status();
+        assert!(copied.unwrap().success());
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let world = Self { folder, program, port };
         world.write("back.py", BACK);

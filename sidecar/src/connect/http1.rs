@@ -19,6 +19,8 @@ use crate::observe::{Gauge, Stats};
 /// Idle connections are used no longer than this; below the 5 s after which common servers
 /// (Node's default) close theirs, so that a request does not meet a closing socket.
 pub(super) const IDLE: Duration = Duration::from_secs(4);
+/// Unused for longer than this, a connection is looked at before it is used.
+const RESTED: Duration = Duration::from_micros(100);
 /// Idle connections kept an endpoint and worker.
 pub(super) const KEEP: usize = 64;
 
@@ -67,14 +69,19 @@ impl Connection {
     /// True when the connection may carry a request: ready, young enough, and the peer has neither
     /// ended it nor sent what nobody asked for.
     pub(super) fn usable(&self, now: Instant) -> bool {
-        if !self.sender.is_ready() || now.saturating_duration_since(self.idle_since) > IDLE {
+        let idle = now.saturating_duration_since(self.idle_since);
+        if !self.sender.is_ready() || idle > IDLE {
             return false;
         }
-        // The event loop has told of an end that came before this request's first byte, so without such
-        // news there is no system call.
         let mut byte = [MaybeUninit::uninit(); 1];
-        let look = || SockRef::from(&*self.socket).peek(&mut byte);
-        matches!(self.socket.try_io(Interest::READABLE, look), Err(e) if e.kind() == io::ErrorKind::WouldBlock)
+        let mut look = || SockRef::from(&*self.socket).peek(&mut byte);
+        // In a busy pool the event loop's word is enough, and there is no system call. It may not have come
+        // round since an end that came before this request, which a connection that rested may have had.
+        let open = match idle > RESTED {
+            true => look(),
+            false => self.socket.try_io(Interest::READABLE, look),
+        };
+        matches!(open, Err(e) if e.kind() == io::ErrorKind::WouldBlock)
     }
 }
 

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
-use outrigger_proto::model::{SpiffeId, TrustBundle, check_trust_domain};
+use outrigger_proto::model::{EndpointName, SpiffeId, TrustBundle, check_trust_domain};
 use parking_lot::Mutex;
 use rustls_pki_types::CertificateDer;
 use tokio::sync::watch;
@@ -240,6 +240,14 @@ impl Authority {
             return Err(Refusal::Forbidden(format!("the certificate {serial} is revoked")));
         }
         Ok(())
+    }
+
+    /// Whether an instance may no longer serve: its service was revoked, or a certificate of its own.
+    #[must_use]
+    pub fn bars(&self, name: &EndpointName) -> bool {
+        let state = self.state.lock();
+        let registration = state.registrations.get(&name.to_string());
+        state.is_revoked(name.service.as_str()) || registration.is_some_and(|r| r.revoked)
     }
 
     /// Whether the state can be stored; while it cannot, nothing is granted.

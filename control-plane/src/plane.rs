@@ -1,6 +1,6 @@
 //! Joins the rooms: what the registry decides is pushed, stored and told.
 //!
-//! Lock order: registry or rollout, then hub. The sidecars' lock is never held together with another.
+//! Lock order: registry or rollout, then hub or authority. The sidecars' lock is never held together with another.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -167,10 +167,15 @@ impl Plane {
     /// See [`Registry::register`].
     ///
     /// # Errors
-    /// See there.
+    /// See there; and when its identity was revoked.
     pub fn register(&self, endpoint: Endpoint, session: SessionId) -> Result<(), Refusal> {
         let now = self.now();
-        self.decide(|registry| registry.register(now, endpoint, session))
+        // Asked under the registry's lock: a session that is about to be cut does not register after
+        // `tell_trust` took its endpoint away.
+        self.decide(|registry| match self.authority.bars(&endpoint.name) {
+            true => Err(Refusal::Barred(endpoint.name)),
+            false => registry.register(now, endpoint, session),
+        })
     }
 
     /// See [`Registry::renew`].

@@ -87,6 +87,9 @@ pub enum Refusal {
     /// Nothing is registered under this name.
     #[error("{0} is not registered; register again")]
     Unknown(EndpointName),
+    /// It may not serve.
+    #[error("{0} is revoked; `outrigger certs allow` lets it in again")]
+    Barred(EndpointName),
 }
 
 /// Who sends a message.
@@ -264,6 +267,31 @@ impl Registry {
         }
         self.settle(now, &sender.name.service, &mut changes);
         Ok(changes)
+    }
+
+    /// Ends the registrations of those who may no longer serve, also of those that lapsed lately: they must not
+    /// come back with the last set of a service.
+    pub fn expel(&mut self, now: Millis, barred: impl Fn(&EndpointName) -> bool, reason: &str) -> Vec<Change> {
+        let mut changes = Vec::new();
+        let mut touched = Vec::new();
+        for (service, set) in &mut self.sets {
+            set.recent.retain(|name, _| !barred(name));
+            let before = changes.len();
+            set.leases.retain(|name, _| {
+                let gone = barred(name);
+                if gone {
+                    changes.push(Change::Remove(name.clone(), Removal::Left(reason.to_owned())));
+                }
+                !gone
+            });
+            if changes.len() > before {
+                touched.push(service.clone());
+            }
+        }
+        for service in touched {
+            self.settle(now, &service, &mut changes);
+        }
+        changes
     }
 
     /// Every registration, served or not, by service.

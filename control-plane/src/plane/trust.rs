@@ -3,39 +3,29 @@
 use std::collections::BTreeSet;
 
 use outrigger_proto::features;
-use outrigger_proto::model::{EndpointName, ResourceType, Revocation, ServiceName, TrustBundle};
+use outrigger_proto::model::{EndpointName, ResourceType, TrustBundle};
 
 use super::Plane;
 use crate::identity::Fleet;
 use crate::push::table::Entry;
-use crate::registry::{Lease, Sender};
+use crate::registry::{Refusal, Registry};
+
+/// Why an endpoint was withdrawn.
+const REVOKED: &str = "its identity was revoked";
 
 impl Plane {
-    /// Pushes what is trusted now, and takes the endpoints away of services that are no longer let in.
+    /// Pushes what is trusted now, and takes the endpoints away of those that are no longer let in.
     pub fn tell_trust(&self) {
         let bundle = self.authority.bundle();
-        let revoked: BTreeSet<ServiceName> = bundle
-            .revoked
-            .iter()
-            .filter_map(|revocation| match revocation {
-                Revocation::Service(service) => Some(service.clone()),
-                Revocation::Serial(_) => None,
-            })
-            .collect();
         self.hub.lock().put(
             ResourceType::TrustBundle,
             TrustBundle::NAME,
             Entry::trust(&bundle.into()),
         );
-        let gone: Vec<Sender> = {
-            let registry = self.registry();
-            let theirs = registry.leases().filter(|l| revoked.contains(&l.endpoint.name.service));
-            theirs.map(Lease::sender).collect()
-        };
-        for sender in gone {
-            // It may have left meanwhile, which is as good.
-            let _left = self.withdraw(&sender, "its identity was revoked").is_err();
-        }
+        let (now, barred) = (self.now(), |name: &EndpointName| self.authority.bars(name));
+        let expelled = |registry: &mut Registry| Ok::<_, Refusal>(registry.expel(now, barred, REVOKED));
+        // Nothing refuses this.
+        let _done = self.decide(expelled).is_err();
     }
 
     /// Version of the trust that is pushed now.

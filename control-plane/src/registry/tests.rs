@@ -331,6 +331,23 @@ fn all_restored_leases_stay_when_nobody_resumes() {
     assert_eq!(seen.stale().map(|s| (s.lapsed, s.of)), Some((4, 4)));
 }
 
+/// Those who may no longer serve are gone at once and do not come back with the last set of a service.
+#[test]
+fn who_is_expelled_stays_out_of_the_last_set_as_well() {
+    let mut seen = Seen::with(4);
+    seen.pass(LEASE / 2);
+    (1..4).for_each(|i| seen.renew(i));
+    seen.pass(LEASE / 2 + 1);
+    seen.check(&[1, 2, 3]);
+    let out = [name(0), name(1)];
+    let gone = seen.registry.expel(seen.now, |name| out.contains(name), "revoked");
+    assert_eq!(gone, [Change::Remove(out[1].clone(), Removal::Left("revoked".into()))]);
+    seen.take(gone);
+    seen.pass(LEASE / 2);
+    seen.check(&[2, 3]);
+    assert!(seen.stale().is_some(), "the rest lapsed together");
+}
+
 #[derive(Debug, Clone)]
 enum Act {
     Register(usize, u64),

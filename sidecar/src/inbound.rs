@@ -226,6 +226,10 @@ impl Inbound {
         if caller.peer.is_some() {
             exchange.secured();
         }
+        // A caller that speaks HTTP to such a port would be judged by other rules than its bytes would be.
+        if matches!(self.protocol, Protocol::Tcp | Protocol::Tls) {
+            return Ok(refused(exchange, Reason::NotHttp, dress, ""));
+        }
         let doubtful = watch.as_ref().is_some_and(|w| w.doubtful());
         let client_upgrade = tunnel::client_end(&mut request);
         let (mut parts, body) = request.into_parts();

@@ -69,6 +69,8 @@ reasons! {
     Revoked => "revoked", 403, 7, "the caller is let in no longer";
     /// Plain bytes where only mutual TLS is spoken.
     Plaintext => "plaintext", 400, 3, "this port takes nothing but mutual TLS of the mesh";
+    /// A request to a port that is declared to carry no requests.
+    NotHttp => "not_http", 400, 12, "the port is declared tcp or tls: it takes bytes through a tunnel, no requests";
     /// The sidecar is at a limit.
     Overloaded => "overloaded", 503, 8, "the sidecar is at a limit";
 }

@@ -306,15 +306,24 @@ async fn one_revoked_certificate_is_cut_off_and_its_service_goes_on() {
     assert!(!matches!(ended, Ok(Some(_))), "{ended:?}");
     eventually("its endpoint alone is gone", async || {
         let left = get(&world, "/v1/endpoints").await;
-        let names: Vec<_> = left.as_array().into_iter().flatten().map(|e| e["name"].clone()).collect();
+        let names: Vec<_> = left
+            .as_array()
+            .into_iter()
+            .flatten()
+            .map(|e| e["name"].clone())
+            .collect();
         names == ["default/user/u2"]
     })
     .await;
     let (status, body) = ask(&world, "POST", "/v1/certs/allow", kind, &target).await;
     assert!((200..300).contains(&status), "{body}");
     eventually("it serves again", async || {
-        let Ok(channel) = one.client(&world).channel().await else { return false };
-        let Ok(mut session) = Session::over(channel, "user", "u1", 2).await else { return false };
+        let Ok(channel) = one.client(&world).channel().await else {
+            return false;
+        };
+        let Ok(mut session) = Session::over(channel, "user", "u1", 2).await else {
+            return false;
+        };
         session.register(3001).await;
         get(&world, "/v1/endpoints").await.as_array().map(Vec::len) == Some(2)
     })

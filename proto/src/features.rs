@@ -16,15 +16,17 @@ pub const MTLS: &str = "wire.mtls";
 pub const TUNNEL: &str = "wire.tcp-tunnel";
 /// Rules of who may call: `Proxy.access`.
 pub const ACCESS: &str = "access.v1";
+/// Routes and subsets: `Service.routes`, `Service.subsets`.
+pub const ROUTES: &str = "routes.v1";
 
 /// Everything that this version implements.
-pub const ALL: &[&str] = &[RESOURCES_V1, OPAQUE, EXTENDED_CONNECT, MTLS, TUNNEL, ACCESS];
+pub const ALL: &[&str] = &[RESOURCES_V1, OPAQUE, EXTENDED_CONNECT, MTLS, TUNNEL, ACCESS, ROUTES];
 
 /// Names the first version that has `feature`, for `degraded: needs sidecar ≥ x`.
 #[must_use]
 pub fn since(feature: &str) -> &'static str {
     match feature {
-        RESOURCES_V1 | OPAQUE | EXTENDED_CONNECT | MTLS | TUNNEL | ACCESS => "0.1.0",
+        RESOURCES_V1 | OPAQUE | EXTENDED_CONNECT | MTLS | TUNNEL | ACCESS | ROUTES => "0.1.0",
         _ => "unknown",
     }
 }

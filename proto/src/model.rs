@@ -8,8 +8,11 @@ mod endpoint;
 mod identity;
 mod limits;
 pub(crate) mod name;
+mod policy;
+mod protect;
 mod proxy;
 mod resource;
+mod route;
 mod service;
 #[cfg(test)]
 mod tests;
@@ -21,9 +24,15 @@ pub use identity::{Revocation, SpiffeId, TrustBundle, check_trust_domain};
 pub use limits::{Limits, Trailers, Underscores};
 pub(crate) use name::label as check_label;
 pub use name::{EndpointName, ServiceName};
+pub use policy::{Breaker, Concurrency, Hedge, Outcomes, Outlier, Policy, Priority, Retry, RetryBudget, Trip};
+pub use protect::{Admission, Limit, PriorityRule, RateLimit, RateLimitBy};
 pub use proxy::{AccessLog, Dependency, DependencyCheck, Drain, External, Health, Probe, Proxy};
 pub use resource::{Resource, ResourceType};
-pub use service::{Balance, Mode, Port, Protocol, Service};
+pub use route::{
+    Action, Destination, DirectResponse, Fault, FieldMatch, Forward, Harm, HashOn, HeaderEdits, Match, Mirror, NewPath,
+    PathMatch, Redirect, Route, Subset, ValueMatch,
+};
+pub use service::{Balance, Hash, Mode, Port, Protocol, Service, ZonePreference};
 pub use token::JoinToken;
 
 /// Why a wire value is not valid: the path of the field and the reason, both for people.

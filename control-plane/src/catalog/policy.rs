@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use outrigger_proto::model::{
-    Access, AccessLog, Balance, Dependency, DependencyCheck, External, Health, Mode, Principal, Probe, Protocol,
+    Access, AccessLog, Dependency, DependencyCheck, External, Health, Mode, Policy, Port, Principal, Probe, Service,
     Trailers, Underscores,
 };
 use outrigger_proto::wire::mesh as wire;
@@ -56,32 +56,30 @@ pub(super) fn proxy(document: &ServiceDoc) -> wire::Proxy {
         exposed_app: document.exposed_app,
         mode: mode(document.mode),
         access: Some(access(&document.access)),
+        ..Default::default()
     }
 }
 
 /// What callers need to know.
 pub(super) fn service(document: &ServiceDoc) -> wire::Service {
-    let port = |port: &crate::config::PortDoc| wire::Port {
-        name: port.name.clone(),
-        protocol: match port.protocol {
-            Protocol::Auto => wire::Protocol::Auto,
-            Protocol::Http => wire::Protocol::Http,
-            Protocol::Http2 => wire::Protocol::Http2,
-            Protocol::Grpc => wire::Protocol::Grpc,
-            Protocol::Tcp => wire::Protocol::Tcp,
-            Protocol::Tls => wire::Protocol::Tls,
-        } as i32,
+    let port = |port: &crate::config::PortDoc| Port {
+        name: port.name.as_str().into(),
+        protocol: port.protocol,
     };
-    wire::Service {
-        name: document.name.to_string(),
-        ports: document.ports.iter().map(port).collect(),
-        timeout_ms: document.timeout.map_or(0, millis),
-        connect_timeout_ms: millis(document.connect_timeout),
-        balance: match document.balance {
-            Balance::P2cPeakEwma => wire::Balance::P2cPeakEwma,
-        } as i32,
-        mode: mode(document.mode),
-    }
+    (&Service {
+        connect_timeout: document.connect_timeout,
+        balance: document.balance.clone(),
+        policy: Policy {
+            timeout: document.timeout,
+            ..Policy::default()
+        },
+        ..Service::new(
+            document.name.clone(),
+            document.ports.iter().map(port).collect(),
+            document.mode,
+        )
+    })
+        .into()
 }
 
 fn mode(mode: Mode) -> i32 {

@@ -222,7 +222,9 @@ impl Reader<'_> {
             ),
             balance: raw
                 .balance
-                .map_or(defaults.balance, |raw::Balance::P2cPeakEwma| Balance::P2cPeakEwma),
+                .map_or(defaults.balance.clone(), |raw::Balance::P2cPeakEwma| {
+                    Balance::P2cPeakEwma
+                }),
             external: match raw.external {
                 None => defaults.external.clone(),
                 Some(raw::External::Mode(raw::ExternalMode::Allow)) => External::Allow,

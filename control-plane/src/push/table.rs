@@ -27,7 +27,8 @@ impl Entry {
         Self::new(wire.encode_to_vec(), vec![features::RESOURCES_V1])
     }
 
-    /// A service; opaque ports need a sidecar that knows them, and mutual TLS one that has an identity.
+    /// A service; opaque ports need a sidecar that knows them, mutual TLS one that has an identity, and
+    /// routes one that takes them.
     #[must_use]
     pub fn service(wire: &mesh::Service) -> Self {
         let opaque =
@@ -35,6 +36,7 @@ impl Entry {
         let mut needs = vec![features::RESOURCES_V1];
         needs.extend(wire.ports.iter().any(opaque).then_some(features::OPAQUE));
         needs.extend(is_mutual(wire.mode).then_some(features::MTLS));
+        needs.extend((!wire.routes.is_empty() || !wire.subsets.is_empty()).then_some(features::ROUTES));
         Self::new(wire.encode_to_vec(), needs)
     }
 

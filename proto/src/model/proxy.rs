@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use super::{Access, FieldError, Limits, Mode, ServiceName, duration};
+use super::service::list;
+use super::{Access, Admission, FieldError, Limits, Mode, PriorityRule, RateLimit, ServiceName, duration};
 use crate::wire::mesh as wire;
 
 /// One workload's own settings: what its sidecar does for the app beside it.
@@ -30,6 +31,12 @@ pub struct Proxy {
     pub access: Access,
     /// True when the app may listen on an address that others reach past the sidecar.
     pub exposed_app: bool,
+    /// How many requests the app gets at a time. Default as many as come.
+    pub admission: Option<Admission>,
+    /// How many a second.
+    pub rate_limits: Vec<RateLimit>,
+    /// Which requests matter more; the first that matches.
+    pub priorities: Vec<PriorityRule>,
 }
 
 impl Proxy {
@@ -48,6 +55,9 @@ impl Proxy {
             mode: Mode::default(),
             access: Access::default(),
             exposed_app: false,
+            admission: None,
+            rate_limits: Vec::new(),
+            priorities: Vec::new(),
         }
     }
 }
@@ -219,6 +229,13 @@ impl TryFrom<wire::Proxy> for Proxy {
                 |a| a.try_into().map_err(|e: FieldError| e.under("access")),
             )?,
             exposed_app: wire.exposed_app,
+            admission: wire
+                .admission
+                .map(Admission::try_from)
+                .transpose()
+                .map_err(|e| e.under("admission"))?,
+            rate_limits: list(wire.rate_limits, "rate_limits")?,
+            priorities: list(wire.priorities, "priorities")?,
         })
     }
 }

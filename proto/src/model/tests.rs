@@ -3,6 +3,8 @@
 use proptest::prelude::*;
 use prost::Message as _;
 
+use std::time::Duration;
+
 use super::*;
 use crate::wire::mesh as wire;
 
@@ -132,4 +134,140 @@ proptest! {
         let _unused = text.parse::<ServiceName>();
         let _unused = text.parse::<EndpointName>();
     }
+}
+
+#[test]
+fn a_service_with_everything_survives_the_wire() {
+    let m = Match {
+        hosts: vec!["*.example.com".into()],
+        path: Some(PathMatch::Template("/users/{id}".into())),
+        methods: vec!["GET".into()],
+        headers: vec![FieldMatch {
+            name: "x-canary".into(),
+            value: ValueMatch::Absent,
+        }],
+        query: vec![FieldMatch {
+            name: "Page".into(),
+            value: ValueMatch::Regex("[0-9]+".into()),
+        }],
+        grpc: vec!["a.B/*".into()],
+    };
+    let to = |subset: &str| Destination {
+        service: Some("default/other".parse().expect("a name")),
+        subset: Some(subset.into()),
+    };
+    let seconds = |n| Duration::from_secs(n);
+    let port = Port {
+        name: "http".into(),
+        protocol: Protocol::Http,
+    };
+    let policy = Policy {
+        timeout: Some(seconds(5)),
+        per_try: Some(seconds(1)),
+        idle: Some(seconds(60)),
+        queue: seconds(2),
+        idempotent: true,
+        retry: Retry {
+            attempts: 4,
+            on: Outcomes::of(&[409, 599], &[1, 16]),
+            backoff: seconds(1),
+            max_backoff: seconds(3),
+        },
+        hedge: Some(Hedge { after: None }),
+        failures: Outcomes::of(&[500], &[13]),
+        priority: Priority::High,
+    };
+    let trip = Trip {
+        consecutive: 7,
+        rate_percent: 50,
+        slow: Some(seconds(1)),
+        slow_percent: 80,
+        min_requests: 9,
+        window: seconds(20),
+    };
+    let service = Service {
+        connect_timeout: seconds(3),
+        balance: Balance::Maglev(Hash {
+            on: HashOn::Cookie("sid".into()),
+            bound_percent: 150,
+        }),
+        slow_start: Some(seconds(30)),
+        zone: Some(ZonePreference { healthy_percent: 60 }),
+        failover: vec![to("v1")],
+        policy: policy.clone(),
+        retry_budget: RetryBudget {
+            percent: 10,
+            min_per_second: 5,
+        },
+        breaker: Some(Breaker {
+            trip,
+            cooldown: seconds(5),
+            max_cooldown: seconds(50),
+            probes: 2,
+        }),
+        outlier: Outlier {
+            trip: Some(trip),
+            ejection: seconds(7),
+            max_ejection: seconds(70),
+            max_ejected_percent: 30,
+            panic_percent: 40,
+        },
+        concurrency: Concurrency {
+            requests: Some(100),
+            endpoint_requests: Some(10),
+            pending: 5,
+            connections: Some(3),
+        },
+        routes: vec![
+            Route {
+                name: "split".into(),
+                matches: vec![m.clone()],
+                action: Action::Forward(Forward {
+                    to: vec![(to("v1"), 95), (Destination::default(), 5)],
+                    sticky: Some(HashOn::Header("x-user".into())),
+                    mirror: Some(Mirror {
+                        to: to("v2"),
+                        per_million: 10_000,
+                    }),
+                    authority: Some("other".into()),
+                    path: Some(NewPath::Prefix("/v2".into())),
+                }),
+                policy,
+                request_headers: HeaderEdits {
+                    set: vec![("a".into(), "b".into())],
+                    add: vec![("c".into(), "d".into())],
+                    remove: vec!["e".into()],
+                },
+                response_headers: HeaderEdits::default(),
+            },
+            Route {
+                name: "moved".into(),
+                matches: Vec::new(),
+                action: Action::Redirect(Redirect {
+                    status: 308,
+                    scheme: None,
+                    authority: None,
+                    path: Some(NewPath::Full("/new".into())),
+                }),
+                policy: Policy::default(),
+                request_headers: HeaderEdits::default(),
+                response_headers: HeaderEdits::default(),
+            },
+        ],
+        subsets: vec![Subset {
+            name: "v1".into(),
+            labels: vec![("version".into(), "1".into())],
+        }],
+        faults: vec![Fault {
+            name: "slow".into(),
+            matches: vec![m],
+            callers: vec!["default/gateway".parse().expect("a name")],
+            per_million: 500_000,
+            harm: Harm::Abort { status: 503, grpc: 14 },
+            until: std::time::SystemTime::UNIX_EPOCH + seconds(1_000_000),
+        }],
+        ..Service::new("default/post".parse().expect("a name"), vec![port], Mode::Strict)
+    };
+    let wire = crate::wire::mesh::Service::from(&service);
+    assert_eq!(Service::try_from(wire), Ok(service));
 }

@@ -180,15 +180,15 @@ impl Calls {
         let name: ServiceName = "default/post".parse().expect("a name");
         let destination = shared.directory.declare(&name);
         let service = Service {
-            name: name.clone(),
-            ports: vec![Port {
-                name: "main".into(),
-                protocol: Protocol::Http,
-            }],
-            timeout: None,
             connect_timeout: Duration::from_secs(5),
-            balance: outrigger_proto::model::Balance::default(),
-            mode,
+            ..Service::new(
+                name.clone(),
+                vec![Port {
+                    name: "main".into(),
+                    protocol: Protocol::Http,
+                }],
+                mode,
+            )
         };
         let endpoint = Endpoint {
             name: "default/post/a".parse().expect("a name"),

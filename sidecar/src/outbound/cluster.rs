@@ -159,7 +159,7 @@ impl Cluster {
             generation: view.generation,
             port: port.name.clone(),
             protocol: port.protocol,
-            timeout: view.service.timeout,
+            timeout: view.service.policy.timeout,
             endpoints,
         });
         *slot = Some(resolved.clone());

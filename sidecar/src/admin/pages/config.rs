@@ -2,9 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use outrigger_proto::model::{
-    AccessLog, Balance, DependencyCheck, External, Probe, Proxy, Service, Trailers, Underscores,
-};
+use outrigger_proto::model::{AccessLog, DependencyCheck, External, Probe, Proxy, Service, Trailers, Underscores};
 use outrigger_proto::wire::mesh as wire;
 use serde_json::{Value, json};
 
@@ -62,11 +60,9 @@ fn version(outcome: &Outcome) -> Value {
 fn service(service: &Service) -> Value {
     json!({
         "ports": service.ports.iter().map(|p| json!({"name": *p.name, "protocol": p.protocol.as_str()})).collect::<Vec<_>>(),
-        "timeout_ms": service.timeout.map(|t| t.as_millis()),
+        "timeout_ms": service.policy.timeout.map(|t| t.as_millis()),
         "connect_timeout_ms": service.connect_timeout.as_millis(),
-        "balance": match service.balance {
-            Balance::P2cPeakEwma => "p2c_peak_ewma",
-        },
+        "balance": service.balance.as_str(),
     })
 }
 

@@ -140,9 +140,14 @@ pub async fn detect_read<S: AsyncRead + Unpin>(mut stream: S) -> io::Result<(Det
     Ok((found, Prefixed::new(prefix, stream)))
 }
 
-/// Decides by a prefix; none when more bytes are needed. `last` tells that no more came.
+/// Decides by a prefix; none when more bytes are needed. `last` tells that no more came. What a prefix
+/// decides stays, whatever follows.
 #[must_use]
 pub fn classify(bytes: &[u8], last: bool) -> Option<Detected> {
+    // Nothing behind the bytes looked at may unsettle what they decided, and with all of them at hand no
+    // more are waited for.
+    let last = last || bytes.len() >= LOOK;
+    let bytes = bytes.get(..LOOK).unwrap_or(bytes);
     if bytes.is_empty() {
         return last.then_some(Detected::Opaque);
     }
@@ -168,8 +173,7 @@ pub fn classify(bytes: &[u8], last: bool) -> Option<Detected> {
             None => last.then_some(Detected::Opaque),
         },
         Some(_) => Some(Detected::Opaque),
-        None if lines + method < LOOK => last.then_some(Detected::Opaque),
-        None => Some(Detected::Opaque),
+        None => last.then_some(Detected::Opaque),
     }
 }
 
@@ -197,6 +201,26 @@ mod tests {
             (b"get / ", Some(Detected::Opaque)),
         ] {
             assert_eq!(classify(bytes, false), expected, "{}", bytes.escape_ascii());
+        }
+    }
+
+    /// What only a long start shows: bytes behind those looked at change nothing.
+    #[test]
+    fn a_decision_stays() {
+        for text in ["GET / HTTP/1.1", "CONNECT a:1", "SELECT 1", "PRI * HTTP/2.0"] {
+            for lines in 0..2 * LOOK {
+                let bytes = [&b"\n".repeat(lines), text.as_bytes()].concat();
+                let decided = (0..=bytes.len()).find_map(|n| classify(&bytes[..n], false));
+                let before = (0..=bytes.len()).take_while(|&n| classify(&bytes[..n], false).is_none());
+                for n in before.count()..=bytes.len() {
+                    assert_eq!(
+                        classify(&bytes[..n], false),
+                        decided,
+                        "{lines} lines, {n} bytes of {text}"
+                    );
+                }
+                assert!(bytes.len() < LOOK || decided.is_some(), "{lines} lines before {text}");
+            }
         }
     }
 

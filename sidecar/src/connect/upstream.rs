@@ -202,7 +202,7 @@ impl Upstream {
             let Some(connection) = lease.http1() else {
                 return Err(SendError::unsent(request, "the connection is gone".into()));
             };
-            match connection.sender.try_send_request(request).await {
+            match connection.send(request).await {
                 Ok(response) => return Ok((response, lease)),
                 Err(mut error) => match error.take_message() {
                     // A pooled connection that ended before it took the request says nothing of the endpoint.

@@ -4,6 +4,7 @@
 
 pub mod cluster;
 mod opaque;
+mod tries;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -15,20 +16,18 @@ use outrigger_proto::model::Protocol;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
-use self::cluster::{Cluster, Resolved, Tried};
+use self::cluster::Cluster;
 use crate::accept::head::Watch;
 use crate::accept::serve::{self, Bounds, Serve};
-use crate::connect::{Lease, Security, SendError, Upstream, Wire};
 use crate::detect::{self, Detected};
 use crate::exchange::{Exchange, Line};
 use crate::forward::body::Body;
 use crate::forward::replay::Source;
-use crate::forward::translate::{self, Plan};
+use crate::forward::translate::Plan;
 use crate::forward::tunnel;
 use crate::observe::Direction;
 use crate::observe::access_log::AccessLog;
 use crate::policy::deadline::{Deadline, GRPC_TIMEOUT};
-use crate::policy::retry::{self, Failure, Verdict};
 use crate::reason::Reason;
 use crate::respond::{self, Dress};
 use crate::shared::Shared;
@@ -164,7 +163,8 @@ impl Outbound {
         let (mut parts, body) = request.into_parts();
         let plan = Plan::read(&mut parts, false).map_err(|e| Problem::new(Reason::BadRequest, e.as_str().into()))?;
         let now = exchange.started();
-        let deadline = Deadline::new(now, &parts.headers, resolved.timeout);
+        let policy = resolved.policy();
+        let deadline = Deadline::new(now, &parts.headers, policy.timeout);
         if let Some(left) = deadline.forwarded(now) {
             parts.headers.insert(GRPC_TIMEOUT, left);
         }
@@ -178,7 +178,7 @@ impl Outbound {
         let sent = || source.as_ref().is_none_or(Source::ended);
         let answered = {
             // Pinned here, or the state would be in this future twice, and each request copies it.
-            let tries = std::pin::pin!(self.tries(request, &plan, &resolved, source.as_ref(), exchange));
+            let tries = std::pin::pin!(self.tries(request, &plan, &resolved, policy, source.as_ref(), exchange));
             respond::within(&deadline, sent, tries).await
         };
         let (mut response, lease, wire) = answered.ok_or_else(|| {
@@ -204,81 +204,8 @@ impl Outbound {
         Ok((response.map(|b| Body::bounded(b, deadline.whole)), ends))
     }
 
-    /// Tries one endpoint after another while that is provably safe.
-    async fn tries(
-        &self,
-        mut request: Request<Body>,
-        plan: &Plan,
-        resolved: &Resolved,
-        source: Option<&Source>,
-        exchange: &mut Exchange,
-    ) -> Result<(Response<Incoming>, Lease, Wire), Problem> {
-        let mut tried = Tried::new();
-        loop {
-            let now = if tried.is_empty() {
-                exchange.started()
-            } else {
-                Instant::now()
-            };
-            let Some((index, upstream)) = resolved.pick(now, &tried) else {
-                return Err(Problem::new(
-                    Reason::NoEndpoints,
-                    format!("{} has no healthy instance", self.cluster.name()),
-                ));
-            };
-            tried.push(index);
-            plan.dress(&mut request, upstream.route.wire, &self.cluster.authority);
-            // An HTTP/2 peer may refuse a stream after it has the head; HTTP/1 gives everything back.
-            let copy = (upstream.route.wire != Wire::Http1).then(|| translate::copy_head(&request));
-            exchange.tried();
-            let error = match upstream.send(request).await {
-                Ok((response, lease)) => {
-                    if matches!(upstream.route.security, Security::Mutual(_)) {
-                        exchange.secured();
-                    }
-                    let answered = Instant::now();
-                    upstream.observe(answered, answered.saturating_duration_since(now));
-                    return Ok((response, lease, upstream.route.wire));
-                }
-                Err(error) => error,
-            };
-            upstream.penalize(Instant::now());
-            tracing::debug!(service = self.cluster.name(), endpoint = %upstream.route.address, failure = ?error.failure, error = %error.source, "try failed");
-            let again = match error.failure {
-                Failure::Refused => source.map_or(Some(Body::empty()), |s| s.take().map(Body::replay)),
-                _ => None,
-            };
-            let replayable = error.request.is_some() || again.is_some();
-            if retry::verdict(error.failure, tried.len(), resolved.endpoints.len(), replayable) == Verdict::GiveUp {
-                return Err(self.failed(&error, upstream));
-            }
-            request = match (error.request, copy, again) {
-                (Some(back), ..) => back,
-                (None, Some(head), Some(body)) => head.map(|_| body),
-                _ => return Err(Problem::new(Reason::UpstreamReset, error.source.to_string())),
-            };
-        }
-    }
-
     fn unresolved(&self, reason: Reason) -> Problem {
         Problem::new(reason, format!("{}: {}", self.cluster.name(), reason.help()))
-    }
-
-    fn failed(&self, error: &SendError, upstream: &Upstream) -> Problem {
-        let reason = match error.failure {
-            Failure::NeverSent if let Some(reason) = error.unconnected => reason,
-            Failure::Refused if upstream.route.wire == Wire::Mesh => Reason::AppUnreachable,
-            Failure::NeverSent | Failure::Refused | Failure::MaybeProcessed => Reason::UpstreamReset,
-        };
-        Problem::new(
-            reason,
-            format!(
-                "{} at {}: {}",
-                self.cluster.name(),
-                upstream.route.address,
-                respond::chain(&*error.source)
-            ),
-        )
     }
 
     fn line(&self, request: &Request<Incoming>, client: SocketAddr) -> Option<Box<Line>> {

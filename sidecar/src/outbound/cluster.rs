@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use http::uri::Authority;
 use outrigger_proto::features;
-use outrigger_proto::model::{Endpoint, Mode, Protocol, Service, ServiceName};
+use outrigger_proto::model::{Endpoint, Mode, Policy, Protocol, Service, ServiceName};
 use parking_lot::Mutex;
 use smallvec::SmallVec;
 
@@ -43,8 +43,8 @@ pub struct Resolved {
     pub port: Arc<str>,
     /// How the port is spoken.
     pub protocol: Protocol,
-    /// The service's time-out.
-    pub timeout: Option<Duration>,
+    /// The service and its policy.
+    pub service: Arc<Service>,
     /// Endpoints that have the port.
     pub endpoints: Vec<Target>,
 }
@@ -159,7 +159,7 @@ impl Cluster {
             generation: view.generation,
             port: port.name.clone(),
             protocol: port.protocol,
-            timeout: view.service.policy.timeout,
+            service: view.service.clone(),
             endpoints,
         });
         *slot = Some(resolved.clone());
@@ -175,6 +175,12 @@ impl Cluster {
 }
 
 impl Resolved {
+    /// What holds for requests that match no route.
+    #[must_use]
+    pub fn policy(&self) -> &Policy {
+        &self.service.policy
+    }
+
     /// The endpoint for the next try: another one while there is one that was not tried.
     #[must_use]
     pub fn pick(&self, now: Instant, tried: &Tried) -> Option<(usize, &Arc<Upstream>)> {

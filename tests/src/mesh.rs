@@ -5,9 +5,11 @@
 //! ```
 
 use std::collections::HashMap;
+use std::fmt;
 use std::net::SocketAddr;
 
 use anyhow::{Context as _, Result, ensure};
+use outrigger_proto::wire::mesh as wire;
 use serde_json::{Value, json};
 
 use crate::client;
@@ -25,15 +27,25 @@ pub struct Plan {
     caller: Value,
     inbound: Value,
     access_log: bool,
+    workers: Option<usize>,
 }
 
-#[derive(Debug)]
+/// A change of a service's resource.
+type Edit = Box<dyn FnOnce(&mut wire::Service) + Send>;
+
 struct Spec {
     name: String,
     protocol: String,
     apps: Vec<SocketAddr>,
     timeout_ms: u32,
     bare: bool,
+    edits: Vec<Edit>,
+}
+
+impl fmt::Debug for Spec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Spec").field("name", &self.name).finish_non_exhaustive()
+    }
 }
 
 /// A running mesh.
@@ -67,6 +79,7 @@ impl Plan {
             apps: apps.to_vec(),
             timeout_ms: 0,
             bare: false,
+            edits: Vec::new(),
         });
         self
     }
@@ -87,6 +100,22 @@ impl Plan {
         if let Some(last) = self.services.last_mut() {
             last.timeout_ms = ms;
         }
+        self
+    }
+
+    /// Changes the resource of the service named last, as the caller gets it: policy, routes, limits.
+    #[must_use]
+    pub fn policy(mut self, edit: impl FnOnce(&mut wire::Service) + Send + 'static) -> Self {
+        if let Some(last) = self.services.last_mut() {
+            last.edits.push(Box::new(edit));
+        }
+        self
+    }
+
+    /// How many data workers the caller's sidecar has.
+    #[must_use]
+    pub fn workers(mut self, n: usize) -> Self {
+        self.workers = Some(n);
         self
     }
 
@@ -122,16 +151,19 @@ impl Plan {
     ///
     /// # Errors
     /// When a program does not come up.
-    pub async fn start(self, world: &World) -> Result<Mesh> {
+    pub async fn start(mut self, world: &World) -> Result<Mesh> {
         let (mut inbound, mut outbound) = (HashMap::new(), HashMap::new());
         let (mut services, mut endpoints, mut listeners) = (Vec::new(), Vec::new(), Vec::new());
-        for spec in &self.services {
-            services.push(json!({
+        for mut spec in std::mem::take(&mut self.services) {
+            let service = json!({
                 "name": format!("default/{}", spec.name),
                 "ports": [{"name": PORT, "protocol": spec.protocol}],
                 "timeout_ms": spec.timeout_ms,
                 "mode": mode(world, spec.bare),
-            }));
+            });
+            let mut service: wire::Service = serde_json::from_value(service)?;
+            spec.edits.drain(..).for_each(|edit| edit(&mut service));
+            services.push(serde_json::to_value(service)?);
             let listen = ports::free()?;
             listeners.push(json!({"service": spec.name, "port": PORT, "listen": listen}));
             outbound.insert(spec.name.clone(), listen);
@@ -139,7 +171,7 @@ impl Plan {
                 let dial = if spec.bare {
                     *app
                 } else {
-                    let sidecar = self.start_inbound(world, spec, i, *app)?;
+                    let sidecar = self.start_inbound(world, &spec, i, *app)?;
                     let listen = sidecar.listen;
                     inbound.insert((spec.name.clone(), i), sidecar);
                     listen
@@ -165,6 +197,9 @@ impl Plan {
                 "endpoints": endpoints,
             },
         });
+        if let Some(workers) = self.workers {
+            config["workers"] = json!(workers);
+        }
         secure(world, "caller", &mut config)?;
         let caller = start(world, "caller", config, proxy, self.access_log)?;
         let mut mesh = Mesh {

@@ -20,16 +20,15 @@
 mod compile;
 mod explain;
 mod index;
-mod normalise;
 #[cfg(test)]
 mod tests;
 mod trie;
 
 use crate::model::{Access, FieldError, SpiffeId};
+pub use crate::paths::{Ambiguous, normalise};
 use compile::Compiled;
 pub use explain::Explanation;
 use index::{Ask, Index};
-pub use normalise::{Ambiguous, normalise};
 
 /// The rule's name of an ambiguous path under audit.
 pub const BAD_PATH: &str = "bad_path";

@@ -1,12 +1,10 @@
-//! Many path patterns at once: the lowest number of those that match a path.
-//!
-//! One step a segment; where a literal and a placeholder both fit, both are followed, unless everything below has a
-//! higher number than what was found. The depth is bounded by the longest pattern, the steps by the number of nodes.
+//! Many rules at once: the lowest number of those whose methods and paths match.
 
 use std::collections::HashMap;
 
-use super::compile::{Compiled, Segment, Template, split};
+use super::compile::Compiled;
 use super::index::Ask;
+use crate::paths::Trie as Paths;
 
 #[derive(Debug)]
 pub(super) struct Trie {
@@ -15,19 +13,7 @@ pub(super) struct Trie {
     opaque: u32,
     /// Rules without paths.
     everywhere: Slot,
-    nodes: Vec<Node>,
-}
-
-#[derive(Debug)]
-struct Node {
-    literals: HashMap<Box<str>, usize>,
-    any: Option<usize>,
-    /// Patterns that end here.
-    end: Slot,
-    /// Patterns that go on with `*`.
-    tail: Slot,
-    /// No rule here or below has a lower number.
-    lowest: u32,
+    paths: Paths<Slot>,
 }
 
 /// The lowest rule of each method; `None` is any method.
@@ -41,7 +27,7 @@ impl Trie {
             methods: HashMap::new(),
             opaque: u32::MAX,
             everywhere: Slot::default(),
-            nodes: vec![Node::new()],
+            paths: Paths::default(),
         };
         for &number in list {
             let Some(rule) = usize::try_from(number).ok().and_then(|i| rules.get(i)) else {
@@ -55,7 +41,9 @@ impl Trie {
                 trie.everywhere.add(&methods, number);
             }
             for template in &rule.paths {
-                trie.insert(template, &methods, number);
+                if let Some(slot) = trie.paths.place(template, number) {
+                    slot.add(&methods, number);
+                }
             }
         }
         trie
@@ -69,27 +57,8 @@ impl Trie {
         };
         let method = self.methods.get(ask.method).copied();
         self.everywhere.lower(method, best);
-        if let Some(rest) = ask.path.and_then(|path| path.strip_prefix('/')) {
-            self.walk(0, Some(rest), method, best);
-        }
-    }
-
-    fn walk(&self, node: usize, rest: Option<&str>, method: Option<u32>, best: &mut u32) {
-        let Some(node) = self.nodes.get(node).filter(|node| node.lowest < *best) else {
-            return;
-        };
-        let Some(rest) = rest else {
-            return node.end.lower(method, best);
-        };
-        let (head, next) = split(rest);
-        if !rest.is_empty() {
-            node.tail.lower(method, best);
-        }
-        if let Some(&child) = node.literals.get(head) {
-            self.walk(child, next, method, best);
-        }
-        if let Some(child) = node.any.filter(|_| !head.is_empty()) {
-            self.walk(child, next, method, best);
+        if let Some(path) = ask.path {
+            self.paths.lower(path, best, &|slot, best| slot.lower(method, best));
         }
     }
 
@@ -102,39 +71,6 @@ impl Trie {
             Some(*self.methods.entry(method.into()).or_insert(next))
         };
         rule.methods.iter().map(|method| number(method)).collect()
-    }
-
-    fn insert(&mut self, template: &Template, methods: &[Option<u32>], number: u32) {
-        let mut at = 0;
-        for segment in &template.segments {
-            let new = self.nodes.len();
-            let Some(node) = self.nodes.get_mut(at) else { return };
-            node.lowest = node.lowest.min(number);
-            at = match segment {
-                Segment::Literal(literal) => *node.literals.entry(literal.clone()).or_insert(new),
-                Segment::Any => *node.any.get_or_insert(new),
-            };
-            if at == new {
-                self.nodes.push(Node::new());
-            }
-        }
-        if let Some(node) = self.nodes.get_mut(at) {
-            node.lowest = node.lowest.min(number);
-            let slot = if template.tail { &mut node.tail } else { &mut node.end };
-            slot.add(methods, number);
-        }
-    }
-}
-
-impl Node {
-    fn new() -> Self {
-        Self {
-            literals: HashMap::new(),
-            any: None,
-            end: Slot::default(),
-            tail: Slot::default(),
-            lowest: u32::MAX,
-        }
     }
 }
 

@@ -357,9 +357,8 @@ impl TryFrom<wire::DirectResponse> for DirectResponse {
     type Error = FieldError;
 
     fn try_from(wire: wire::DirectResponse) -> Result<Self, FieldError> {
-        let status = match u16::try_from(wire.status) {
-            Ok(status @ 200..=599) => status,
-            _ => return Err(FieldError::new("status", format!("{} is not 200 to 599", wire.status))),
+        let Ok(status @ 200..=599) = u16::try_from(wire.status) else {
+            return Err(FieldError::new("status", format!("{} is not 200 to 599", wire.status)));
         };
         if wire.body.len() > MAX_BODY {
             return Err(FieldError::new(

@@ -335,7 +335,7 @@ impl Inbound {
     ) -> Result<(Response<Body>, Option<hyper::upgrade::OnUpgrade>), Problem> {
         let (mut parts, body) = request.into_parts();
         let now = exchange.started();
-        let deadline = Deadline::new(now, &parts.headers, None);
+        let deadline = Deadline::new(now, &parts.headers, None, None);
         if let Some(left) = deadline.forwarded(now) {
             parts.headers.insert(GRPC_TIMEOUT, left);
         }

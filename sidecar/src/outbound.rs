@@ -164,7 +164,7 @@ impl Outbound {
         let plan = Plan::read(&mut parts, false).map_err(|e| Problem::new(Reason::BadRequest, e.as_str().into()))?;
         let now = exchange.started();
         let policy = resolved.policy();
-        let deadline = Deadline::new(now, &parts.headers, policy.timeout);
+        let deadline = Deadline::new(now, &parts.headers, None, policy.timeout);
         if let Some(left) = deadline.forwarded(now) {
             parts.headers.insert(GRPC_TIMEOUT, left);
         }

@@ -7,6 +7,10 @@ use http::header::{HeaderMap, HeaderName, HeaderValue};
 /// The caller's budget (gRPC over HTTP/2, "Timeout").
 pub const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 
+/// What is left of a time-out, milliseconds until the head of the answer. Between two sidecars and towards the app; from an
+/// app only to make it shorter.
+pub const TIMEOUT: HeaderName = HeaderName::from_static("outrigger-timeout-ms");
+
 /// The bounds on one request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Deadline {
@@ -18,13 +22,16 @@ pub struct Deadline {
 }
 
 impl Deadline {
-    /// Makes the bounds from the caller's `grpc-timeout` and the service's time-out.
+    /// Makes the bounds from the caller's `grpc-timeout`, what it says is left (`told`), and the service's time-out.
     #[must_use]
-    pub fn new(now: Instant, headers: &HeaderMap, service: Option<Duration>) -> Self {
+    pub fn new(now: Instant, headers: &HeaderMap, told: Option<Duration>, service: Option<Duration>) -> Self {
         let caller = headers.get(GRPC_TIMEOUT).and_then(|v| parse_grpc_timeout(v.as_bytes()));
         Self {
             whole: caller.and_then(|t| now.checked_add(t)),
-            head: service,
+            head: match (told, service) {
+                (Some(a), Some(b)) => Some(a.min(b)),
+                (a, b) => a.or(b),
+            },
         }
     }
 
@@ -44,12 +51,37 @@ impl Deadline {
         }
     }
 
+    /// What is left at `now` for the head of the answer, of a request that began at `began` and whose body has been sent or
+    /// is on its way; only ever shorter.
+    #[must_use]
+    pub fn left(&self, began: Instant, now: Instant) -> Option<Duration> {
+        let head = self
+            .head
+            .map(|limit| limit.saturating_sub(now.saturating_duration_since(began)));
+        let whole = self.whole.map(|at| at.saturating_duration_since(now));
+        match (head, whole) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        }
+    }
+
     /// The `grpc-timeout` for the next hop; only ever shorter than the caller's.
     #[must_use]
     pub fn forwarded(&self, now: Instant) -> Option<HeaderValue> {
         let left = self.whole?.saturating_duration_since(now);
         HeaderValue::try_from(format_grpc_timeout(left)).ok()
     }
+}
+
+/// Reads [`TIMEOUT`].
+#[must_use]
+pub fn parse_timeout(text: &[u8]) -> Option<Duration> {
+    if text.is_empty() || text.len() > 12 || !text.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    Some(Duration::from_millis(
+        text.iter().fold(0u64, |n, d| n * 10 + u64::from(d - b'0')),
+    ))
 }
 
 /// Reads `1*8DIGIT unit` with the units H, M, S, m, u, n.
@@ -111,9 +143,9 @@ mod tests {
         let now = Instant::now();
         let mut headers = HeaderMap::new();
         headers.insert(GRPC_TIMEOUT, HeaderValue::from_static("2S"));
-        let deadline = Deadline::new(now, &headers, Some(Duration::from_secs(5)));
+        let deadline = Deadline::new(now, &headers, None, Some(Duration::from_secs(5)));
         assert_eq!(deadline.next(now, Some(now)), Some(now + Duration::from_secs(2)));
-        let deadline = Deadline::new(now, &HeaderMap::new(), Some(Duration::from_secs(5)));
+        let deadline = Deadline::new(now, &HeaderMap::new(), None, Some(Duration::from_secs(5)));
         let later = now + Duration::from_secs(60);
         assert_eq!(
             deadline.next(later, None),
@@ -131,8 +163,38 @@ mod tests {
         }
 
         #[test]
+        fn a_deadline_never_grows(
+            service in proptest::option::of(1u64..100_000),
+            told in proptest::option::of(1u64..100_000),
+            caller in proptest::option::of(1u32..100_000),
+            steps in proptest::collection::vec(0u64..10_000, 1..8),
+        ) {
+            let began = Instant::now();
+            let mut headers = HeaderMap::new();
+            if let Some(ms) = caller {
+                headers.insert(GRPC_TIMEOUT, HeaderValue::try_from(format!("{ms}m")).expect("digits"));
+            }
+            let millis = |ms: Option<u64>| ms.map(Duration::from_millis);
+            let deadline = Deadline::new(began, &headers, millis(told), millis(service));
+            let bound = [told, service, caller.map(u64::from)].into_iter().flatten().min();
+            let (mut now, mut last) = (began, millis(bound));
+            for step in steps {
+                let left = deadline.left(began, now);
+                prop_assert_eq!(left.is_some(), bound.is_some());
+                prop_assert!(left <= last, "{:?} after {:?}", left, last);
+                // What the next hop reads is no more than what was left.
+                if let Some(left) = left {
+                    let read = parse_timeout(left.as_millis().to_string().as_bytes()).expect("our own form");
+                    prop_assert!(read <= left);
+                }
+                last = left;
+                now += Duration::from_millis(step);
+            }
+        }
+
+        #[test]
         fn any_bytes_are_read_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..16)) {
-            let _unused = parse_grpc_timeout(&bytes);
+            let _unused = (parse_grpc_timeout(&bytes), parse_timeout(&bytes));
         }
     }
 }

@@ -1,9 +1,18 @@
 //! Whether a failed try may be repeated on another endpoint.
 //!
-//! Only what was provably never processed is repeated: a failed connection, a request of which not
-//! one byte was accepted by the socket, `REFUSED_STREAM` (RFC 9113 §8.7), and a stream above the last
-//! id of a GOAWAY (RFC 9113 §6.8). A reset after the first byte is *maybe processed* and is not
-//! repeated, also when the connection had been used before.
+//! What was provably never processed is repeated always: a failed connection, a request of which not one byte was accepted
+//! by the socket, `REFUSED_STREAM` (RFC 9113 §8.7), and a stream above the last id of a GOAWAY (RFC 9113 §6.8). Anything
+//! after the first byte, a reset of a connection that had been used before among it, is *maybe processed*: it is repeated
+//! only when the request is idempotent and the policy says so.
+
+use http::header::{HeaderMap, HeaderName};
+use http::{Method, StatusCode};
+use outrigger_proto::model::{Outcomes, Policy};
+
+use super::backoff::Asked;
+
+/// In an answer that nobody up the chain of callers repeats, and why: `retried`, `shed`, `budget`.
+pub const FINAL: HeaderName = HeaderName::from_static("outrigger-final");
 
 /// How a try failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,6 +34,51 @@ pub enum Verdict {
     GiveUp,
 }
 
+/// How a try ended, as policies name it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// An HTTP status.
+    Status(u16),
+    /// A `grpc-status`.
+    Grpc(u32),
+    /// No head of an answer in time.
+    Timeout,
+    /// The connection or stream broke after something was sent.
+    Reset,
+    /// No connection.
+    Connect,
+}
+
+impl Outcome {
+    /// What the head of an answer tells. A gRPC answer whose status comes in trailers is well so far.
+    #[must_use]
+    pub fn of_head(status: StatusCode, headers: &HeaderMap, grpc: bool) -> Self {
+        match grpc && status == StatusCode::OK {
+            true => Self::of_trailers(headers).unwrap_or(Self::Grpc(0)),
+            false => Self::Status(status.as_u16()),
+        }
+    }
+
+    /// What a `grpc-status` tells.
+    #[must_use]
+    pub fn of_trailers(trailers: &HeaderMap) -> Option<Self> {
+        let code = trailers.get("grpc-status")?.to_str().ok()?.parse().ok()?;
+        Some(Self::Grpc(code))
+    }
+
+    /// Whether it is one of `set`.
+    #[must_use]
+    pub fn is_in(self, set: &Outcomes) -> bool {
+        match self {
+            Self::Status(status) => set.has_status(status),
+            Self::Grpc(code) => set.has_grpc(code),
+            Self::Timeout => set.timeout,
+            Self::Reset => set.reset,
+            Self::Connect => set.connect,
+        }
+    }
+}
+
 /// Decides after a failure: `tries` is how many endpoints were tried, `endpoints` how many there are,
 /// `replayable` whether the body can be sent from its first byte. One try an endpoint and one more,
 /// because a connection that goes away does not mean that its endpoint does.
@@ -38,26 +92,24 @@ pub fn verdict(failure: Failure, tries: usize, endpoints: usize, replayable: boo
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// Whether a request may be done twice: its method is idempotent (RFC 9110 §9.2.2), or the app says so. A gRPC request is a
+/// POST, and an upgrade is a conversation.
+#[must_use]
+pub fn idempotent(policy: &Policy, method: &Method, grpc: bool, upgrade: bool) -> bool {
+    let by_method = matches!(
+        *method,
+        Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE | Method::PUT | Method::DELETE
+    );
+    !upgrade && (policy.idempotent || (by_method && !grpc))
+}
 
-    #[test]
-    fn only_what_was_never_processed_is_repeated() {
-        use Failure::{MaybeProcessed, NeverSent, Refused};
-        for (failure, tries, endpoints, replayable, expected) in [
-            (NeverSent, 1, 1, false, Verdict::Again),
-            (NeverSent, 2, 1, false, Verdict::GiveUp),
-            (NeverSent, 3, 3, false, Verdict::Again),
-            (Refused, 1, 2, true, Verdict::Again),
-            (Refused, 1, 2, false, Verdict::GiveUp),
-            (MaybeProcessed, 1, 5, true, Verdict::GiveUp),
-        ] {
-            assert_eq!(
-                verdict(failure, tries, endpoints, replayable),
-                expected,
-                "{failure:?} {tries} {endpoints}"
-            );
-        }
+/// Decides after a try that may have been processed and ended with `outcome`, of a request that may be done twice and whose
+/// body is here. `sent` is how many such tries there were; `last_word` whether the answer is [`FINAL`].
+#[must_use]
+pub fn repeat(policy: &Policy, sent: u32, outcome: Outcome, asked: Asked, last_word: bool) -> Verdict {
+    let allowed = sent < policy.retry.attempts && outcome.is_in(&policy.retry.on);
+    match allowed && asked != Asked::Never && !last_word {
+        true => Verdict::Again,
+        false => Verdict::GiveUp,
     }
 }

@@ -1,0 +1,5 @@
+//! The pure parts at their edges.
+
+mod breaking;
+mod counting;
+mod repeating;

@@ -10,28 +10,36 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::SystemTime;
 
 use outrigger_proto::model::{
-    Access, AccessLog, Balance, Dependency, Drain, External, Health, Limits, Mode, Protocol, ServiceName,
+    Access, AccessLog, Dependency, Drain, External, Health, Limits, Mode, Protocol, ServiceName,
 };
 
 mod access;
 mod check;
+mod codes;
 mod error;
 mod explain;
+mod matches;
+mod protect;
 mod raw;
 mod reader;
+mod route;
 mod service;
 mod suggest;
 #[cfg(test)]
 mod tests;
+mod traffic;
 mod tree;
 mod whole;
+mod words;
 
-pub use error::{ConfigError, ConfigErrors};
+pub use codes::{Code, code, codes};
+pub use error::{ConfigError, ConfigErrors, render};
 pub use explain::{Explanation, explain, fields, schema};
 pub use suggest::closest;
+pub use traffic::Traffic;
 
 /// The namespace of the mesh's own identities; nobody's service is in it.
 pub const RESERVED_NAMESPACE: &str = "outrigger";
@@ -52,6 +60,8 @@ pub struct Mesh {
     pub services: Vec<ServiceDoc>,
     /// The folder of the file; relative paths in it are counted from here. None when read from text.
     pub root: Option<PathBuf>,
+    /// What may be wanted all the same, in the order of the lines.
+    pub warnings: Vec<ConfigError>,
 }
 
 impl Mesh {
@@ -87,12 +97,8 @@ pub struct ServiceDoc {
     pub depends: Vec<Dependency>,
     /// Services that it calls; all of them are in the mesh.
     pub calls: Vec<ServiceName>,
-    /// Bound on a whole request; none means no bound.
-    pub timeout: Option<Duration>,
-    /// Bound on making one connection.
-    pub connect_timeout: Duration,
-    /// How an endpoint is chosen.
-    pub balance: Balance,
+    /// What holds for requests to it.
+    pub traffic: Traffic,
     /// How callers reach it.
     pub mode: Mode,
     /// Who may call it.
@@ -174,7 +180,7 @@ pub fn load(path: &Path) -> Result<Mesh, ConfigErrors> {
             })
         })?;
     let absolute = std::path::absolute(&file).unwrap_or(file);
-    whole::read(&shown, &text, absolute.parent())
+    whole::read(&shown, &text, absolute.parent(), SystemTime::now())
 }
 
 /// Reads `text`; `name` stands for the file in errors.
@@ -182,5 +188,5 @@ pub fn load(path: &Path) -> Result<Mesh, ConfigErrors> {
 /// # Errors
 /// Everything that is wrong with it.
 pub fn parse(name: &str, text: &str) -> Result<Mesh, ConfigErrors> {
-    whole::read(name, text, None)
+    whole::read(name, text, None, SystemTime::now())
 }

@@ -5,8 +5,8 @@
 use std::time::Duration;
 
 use outrigger_proto::model::{
-    Access, AccessLog, Dependency, DependencyCheck, External, Health, Mode, Policy, Port, Principal, Probe, Service,
-    Trailers, Underscores,
+    Access, AccessLog, Dependency, DependencyCheck, External, Health, Mode, Port, Principal, Probe, Service, Trailers,
+    Underscores,
 };
 use outrigger_proto::wire::mesh as wire;
 
@@ -56,6 +56,9 @@ pub(super) fn proxy(document: &ServiceDoc) -> wire::Proxy {
         exposed_app: document.exposed_app,
         mode: mode(document.mode),
         access: Some(access(&document.access)),
+        admission: document.traffic.admission.as_ref().map(Into::into),
+        rate_limits: document.traffic.rate_limits.iter().map(Into::into).collect(),
+        priorities: document.traffic.priorities.iter().map(Into::into).collect(),
         ..Default::default()
     }
 }
@@ -66,18 +69,24 @@ pub(super) fn service(document: &ServiceDoc) -> wire::Service {
         name: port.name.as_str().into(),
         protocol: port.protocol,
     };
+    let traffic = document.traffic.clone();
     (&Service {
-        connect_timeout: document.connect_timeout,
-        balance: document.balance.clone(),
-        policy: Policy {
-            timeout: document.timeout,
-            ..Policy::default()
-        },
-        ..Service::new(
-            document.name.clone(),
-            document.ports.iter().map(port).collect(),
-            document.mode,
-        )
+        name: document.name.clone(),
+        ports: document.ports.iter().map(port).collect(),
+        mode: document.mode,
+        connect_timeout: traffic.connect_timeout,
+        balance: traffic.balance,
+        slow_start: traffic.slow_start,
+        zone: traffic.zone,
+        failover: traffic.failover,
+        policy: traffic.policy,
+        retry_budget: traffic.retry_budget,
+        breaker: traffic.breaker,
+        outlier: traffic.outlier,
+        concurrency: traffic.concurrency,
+        routes: traffic.routes,
+        subsets: traffic.subsets,
+        faults: traffic.faults,
     })
         .into()
 }

@@ -64,9 +64,9 @@ fn resources_mean_what_the_document_says() {
         assert_eq!((proxy.mode, proxy.exposed_app), (document.mode, document.exposed_app));
         assert_eq!(proxy.access, document.access);
         let service = Service::try_from(entry.service.resource.clone()).unwrap();
-        assert_eq!(service.policy.timeout, document.timeout);
-        assert_eq!(service.connect_timeout, document.connect_timeout);
-        assert_eq!(service.balance, document.balance);
+        assert_eq!(service.policy.timeout, document.traffic.policy.timeout);
+        assert_eq!(service.connect_timeout, document.traffic.connect_timeout);
+        assert_eq!(service.balance, document.traffic.balance);
         assert_eq!(service.mode, document.mode);
         let ports: Vec<_> = service.ports.iter().map(|port| (&*port.name, port.protocol)).collect();
         let written: Vec<_> = document

@@ -4,8 +4,10 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
-use miette::{Diagnostic, GraphicalReportHandler, GraphicalTheme, LabeledSpan, NamedSource, SourceCode};
+use miette::{Diagnostic, GraphicalReportHandler, GraphicalTheme, LabeledSpan, NamedSource, Severity, SourceCode};
 use serde::Serialize;
+
+use super::codes::{self, Code};
 
 /// One mistake and where it stands.
 #[derive(Debug, Clone, Serialize)]
@@ -16,6 +18,9 @@ pub struct ConfigError {
     pub line: usize,
     /// From 1, in characters; 0 when the file could not be read.
     pub column: usize,
+    /// Its number in the table of `outrigger config explain`, for example `OR1101`; not all have one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub code: Option<&'static str>,
     /// What is wrong; names the value.
     pub message: String,
     /// What to do about it.
@@ -34,6 +39,7 @@ impl ConfigError {
             file: source.name().to_owned(),
             line: at.line,
             column: at.column,
+            code: None,
             message: message.into(),
             help: None,
             labels: vec![(at.bytes.clone(), "here".to_owned())],
@@ -45,6 +51,18 @@ impl ConfigError {
     pub(super) fn help(mut self, help: impl Into<Option<String>>) -> Self {
         self.help = help.into();
         self
+    }
+
+    /// Gives it its number.
+    pub(super) fn code(mut self, code: &'static Code) -> Self {
+        self.code = Some(code.code);
+        self
+    }
+
+    /// True for what is accepted all the same.
+    #[must_use]
+    pub fn is_warning(&self) -> bool {
+        self.code.is_some_and(|code| code >= codes::FIRST_WARNING)
     }
 
     /// Writes `text` at the mistake itself.
@@ -61,13 +79,14 @@ impl ConfigError {
         self
     }
 
-    /// `file:line:column: message`, one line.
+    /// `file:line:column: message [code]`, one line.
     #[must_use]
     pub fn one_line(&self) -> String {
+        let code = self.code.map(|code| format!(" [{code}]")).unwrap_or_default();
         if self.line == 0 {
-            format!("{}: {}", self.file, self.message)
+            format!("{}: {}{code}", self.file, self.message)
         } else {
-            format!("{}:{}:{}: {}", self.file, self.line, self.column, self.message)
+            format!("{}:{}:{}: {}{code}", self.file, self.line, self.column, self.message)
         }
     }
 }
@@ -80,7 +99,28 @@ impl fmt::Display for ConfigError {
 
 impl std::error::Error for ConfigError {}
 
+/// Equal when they say the same of the same place.
+impl PartialEq for ConfigError {
+    fn eq(&self, other: &Self) -> bool {
+        (&self.file, self.line, self.column, self.code, &self.message)
+            == (&other.file, other.line, other.column, other.code, &other.message)
+    }
+}
+
+impl Eq for ConfigError {}
+
 impl Diagnostic for ConfigError {
+    fn code<'a>(&'a self) -> Option<Box<dyn fmt::Display + 'a>> {
+        self.code.map(|code| Box::new(code) as Box<dyn fmt::Display>)
+    }
+
+    fn severity(&self) -> Option<Severity> {
+        Some(match self.is_warning() {
+            true => Severity::Warning,
+            false => Severity::Error,
+        })
+    }
+
     fn help<'a>(&'a self) -> Option<Box<dyn fmt::Display + 'a>> {
         self.help.as_ref().map(|help| Box::new(help) as Box<dyn fmt::Display>)
     }
@@ -118,6 +158,7 @@ impl ConfigErrors {
                 file: file.to_owned(),
                 line: 0,
                 column: 0,
+                code: None,
                 message: format!("cannot read {file}: {reason}"),
                 help: None,
                 labels: Vec::new(),
@@ -129,23 +170,29 @@ impl ConfigErrors {
     /// The report for people: each mistake with its snippet. `colour` decides on escape codes.
     #[must_use]
     pub fn render(&self, colour: bool) -> String {
-        let theme = if colour {
-            GraphicalTheme::unicode()
-        } else {
-            GraphicalTheme::unicode_nocolor()
-        };
-        let handler = GraphicalReportHandler::new_themed(theme)
-            .with_width(100)
-            .with_links(false);
-        let mut out = String::new();
-        for error in &self.errors {
-            if handler.render_report(&mut out, error).is_err() {
-                out.push_str(&error.one_line());
-            }
-            out.push('\n');
-        }
-        out
+        render(&self.errors, colour)
     }
+}
+
+/// The report of mistakes and warnings for people, each with its snippet.
+#[must_use]
+pub fn render(errors: &[ConfigError], colour: bool) -> String {
+    let theme = if colour {
+        GraphicalTheme::unicode()
+    } else {
+        GraphicalTheme::unicode_nocolor()
+    };
+    let handler = GraphicalReportHandler::new_themed(theme)
+        .with_width(100)
+        .with_links(false);
+    let mut out = String::new();
+    for error in errors {
+        if handler.render_report(&mut out, error).is_err() {
+            out.push_str(&error.one_line());
+        }
+        out.push('\n');
+    }
+    out
 }
 
 impl fmt::Display for ConfigErrors {

@@ -163,7 +163,7 @@ fn walk(schema: &'static Value, prefix: &str, out: &mut Vec<Explanation>) {
             set_by: set_by(&field).to_owned(),
             field: field.clone(),
         });
-        if inner.get("properties").is_some() {
+        if let Some(inner) = with_fields(inner) {
             walk(inner, &field, out);
         }
         if let Some(items) = inner.get("items").and_then(with_fields) {
@@ -187,8 +187,8 @@ fn with_fields(schema: &'static Value) -> Option<&'static Value> {
 fn find(document: &str, path: &str) -> &'static Value {
     let mut schema = definition(document);
     for part in path.split('.') {
-        schema = resolve(schema)
-            .get("properties")
+        schema = with_fields(schema)
+            .and_then(|schema| schema.get("properties"))
             .and_then(|p| p.get(part))
             .unwrap_or(&Value::Null);
     }
@@ -212,6 +212,10 @@ fn set_by(field: &str) -> &'static str {
     let first = field.split('.').next().unwrap_or_default();
     if mesh_document.is_some_and(|p| p.contains_key(first)) && first != "namespace" {
         "the mesh document (the first of the file)"
+    } else if let Some(own) = field.strip_prefix("routes[].")
+        && !find("MeshDocument", &format!("defaults.{own}")).is_null()
+    {
+        "the route, else the service's document, else the mesh document, else the built-in default"
     } else if first == "namespace" || !find("MeshDocument", &format!("defaults.{field}")).is_null() {
         "the service's document, else the mesh document, else the built-in default"
     } else {

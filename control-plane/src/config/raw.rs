@@ -8,6 +8,12 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+mod route;
+mod traffic;
+
+pub(super) use route::*;
+pub(super) use traffic::*;
+
 /// The first document of the file, which may be left out: what holds for all services.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -34,9 +40,10 @@ pub(super) struct Mesh {
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Defaults {
-    pub(super) timeout: Option<String>,
-    pub(super) connect_timeout: Option<String>,
-    pub(super) balance: Option<Balance>,
+    #[serde(flatten)]
+    pub(super) request: Request,
+    #[serde(flatten)]
+    pub(super) caller: Caller,
     pub(super) external: Option<External>,
     pub(super) limits: Option<Limits>,
     pub(super) drain: Option<Drain>,
@@ -127,15 +134,23 @@ pub(super) struct Service {
     /// The services it calls, as `service` or `namespace/service`. Each gives it `<SERVICE>_ADDR` and `<SERVICE>_URL`.
     /// A cycle is allowed.
     pub(super) calls: Option<Vec<String>>,
-    /// Bound on a whole request to this service; streams are not cut. `none` for no bound.
-    #[schemars(extend("format" = "duration", "x-default" = "none"))]
-    pub(super) timeout: Option<String>,
-    /// Bound on making one connection to this service.
-    #[schemars(extend("format" = "duration", "x-default" = "1s"))]
-    pub(super) connect_timeout: Option<String>,
-    /// How callers choose an endpoint. `p2c_peak_ewma`: the better of two random ones by recent latency and load.
-    #[schemars(extend("x-default" = "p2c_peak_ewma"))]
-    pub(super) balance: Option<Balance>,
+    #[serde(flatten)]
+    pub(super) request: Request,
+    #[serde(flatten)]
+    pub(super) caller: Caller,
+    /// Where requests go while the service has no usable endpoint, in order.
+    pub(super) failover: Option<Vec<Elsewhere>>,
+    /// Sets of its endpoints by their labels, for `to`, `mirror` and `failover`: `{v2: {version: "2"}}`.
+    pub(super) subsets: Option<BTreeMap<String, BTreeMap<String, String>>>,
+    /// Which requests go where, and what holds for them. The first that matches is taken; what matches none goes to the
+    /// service.
+    pub(super) routes: Option<Vec<Route>>,
+    /// Makes requests fail on purpose, until a moment.
+    pub(super) faults: Option<Vec<Fault>>,
+    /// How many requests its sidecars take in a time.
+    pub(super) rate_limits: Option<Vec<RateLimit>>,
+    /// Which requests matter more; the first entry that matches.
+    pub(super) priorities: Option<Vec<PriorityRule>>,
     /// How callers reach it. `strict`: by mutual TLS of the mesh and nothing else. `permissive`: also plain, for a
     /// migration; where somebody may not call, plain callers need an entry that names `unauthenticated`. `off`: plain
     /// only.
@@ -258,12 +273,6 @@ pub(super) enum Protocol {
     Tcp,
     Tls,
     Auto,
-}
-
-#[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub(super) enum Balance {
-    P2cPeakEwma,
 }
 
 #[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]

@@ -6,6 +6,7 @@ use std::time::Duration;
 use outrigger_proto::model::{Dependency, DependencyCheck, Health, Probe, Protocol, ServiceName};
 
 use super::check::short;
+use super::codes::Code;
 use super::service::Context;
 use super::suggest::did_you_mean;
 use super::tree::Node;
@@ -22,6 +23,38 @@ impl Reader<'_> {
     pub(super) fn refuse(&mut self, path: &[&str], message: impl Into<String>, help: Option<String>) {
         let error = self.report.error(self.node.at(path), message).help(help);
         self.report.push(error);
+    }
+
+    /// As [`Self::refuse`], with a numbered mistake, whose fix is the hint.
+    pub(super) fn refuse_as(&mut self, code: &'static Code, path: &[&str], message: impl Into<String>) {
+        self.refuse_with(code, path, message, None);
+    }
+
+    /// As [`Self::refuse_as`], with a better hint where there is one.
+    pub(super) fn refuse_with(
+        &mut self,
+        code: &'static Code,
+        path: &[&str],
+        message: impl Into<String>,
+        help: Option<String>,
+    ) {
+        let error = self.report.error(self.node.at(path), message);
+        let help = help.unwrap_or_else(|| code.fix.to_owned());
+        self.report.push(error.code(code).help(help));
+    }
+
+    /// Warns of what may be wanted.
+    pub(super) fn warn(&mut self, code: &'static Code, path: &[&str], message: impl Into<String>) {
+        let error = self.report.error(self.node.at(path), message);
+        self.report.warn(error.code(code).help(code.fix.to_owned()));
+    }
+
+    /// A reader of what is at `path`.
+    pub(super) fn inside(&mut self, path: &[&str]) -> Reader<'_> {
+        Reader {
+            node: self.node.inside(path),
+            report: self.report,
+        }
     }
 
     pub(super) fn ports(&mut self, raw: &raw::Service) -> Vec<PortDoc> {

@@ -1,14 +1,13 @@
 //! One service's document: raw to validated, defaults filled in.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::SystemTime;
 
-use outrigger_proto::model::{
-    AccessLog, Balance, Drain, External, Health, Limits, Mode, ServiceName, Trailers, Underscores,
-};
+use outrigger_proto::model::{AccessLog, Drain, External, Health, Limits, Mode, ServiceName, Trailers, Underscores};
 
 use super::access::Inherited;
 use super::reader::Reader;
+use super::traffic::Traffic;
 use super::tree::Node;
 use super::whole::Report;
 use super::{Location, RESERVED_NAMESPACE, ServiceDoc, raw};
@@ -18,6 +17,7 @@ pub(super) struct Context<'a> {
     pub(super) namespace: String,
     file: &'a str,
     root: Option<&'a Path>,
+    now: SystemTime,
     policy: Policy,
     health: Health,
     pub(super) access: Inherited,
@@ -29,9 +29,7 @@ const MODE: Mode = Mode::Strict;
 /// What both the mesh document's `defaults` and a service may say.
 #[derive(Clone)]
 struct Policy {
-    timeout: Option<Duration>,
-    connect_timeout: Duration,
-    balance: Balance,
+    traffic: Traffic,
     external: External,
     limits: Limits,
     drain: Drain,
@@ -40,9 +38,8 @@ struct Policy {
 }
 
 struct RawPolicy {
-    timeout: Option<String>,
-    connect_timeout: Option<String>,
-    balance: Option<raw::Balance>,
+    request: raw::Request,
+    caller: raw::Caller,
     external: Option<raw::External>,
     limits: Option<raw::Limits>,
     drain: Option<raw::Drain>,
@@ -53,16 +50,13 @@ struct RawPolicy {
 impl<'a> Context<'a> {
     /// Reads the mesh document `head`.
     pub(super) fn new(
-        file: &'a str,
-        root: Option<&'a Path>,
+        (file, root, now): (&'a str, Option<&'a Path>, SystemTime),
         mesh: &raw::Mesh,
         head: Option<&Node>,
         report: &mut Report,
     ) -> Self {
         let built_in = Policy {
-            timeout: None,
-            connect_timeout: Duration::from_secs(1),
-            balance: Balance::P2cPeakEwma,
+            traffic: Traffic::default(),
             external: External::Allow,
             limits: Limits::default(),
             drain: Drain::default(),
@@ -74,6 +68,7 @@ impl<'a> Context<'a> {
             namespace,
             file,
             root,
+            now,
             policy: built_in,
             health: Health::default(),
             access: Inherited::default(),
@@ -94,9 +89,8 @@ impl<'a> Context<'a> {
             context.health = reader.health_times(times, &context.health);
         }
         let raw = RawPolicy {
-            timeout: defaults.timeout.clone(),
-            connect_timeout: defaults.connect_timeout.clone(),
-            balance: defaults.balance,
+            request: defaults.request.clone(),
+            caller: defaults.caller.clone(),
             external: defaults.external.clone(),
             limits: defaults.limits.clone(),
             drain: defaults.drain.clone(),
@@ -146,9 +140,8 @@ pub(super) fn validate(
     let access = reader.access(raw.allow.as_deref(), raw.audit, &name, &ports, &context.access);
     let policy = reader.policy(
         RawPolicy {
-            timeout: raw.timeout,
-            connect_timeout: raw.connect_timeout,
-            balance: raw.balance,
+            request: raw.request,
+            caller: raw.caller,
             external: raw.external,
             limits: raw.limits,
             drain: raw.drain,
@@ -160,6 +153,15 @@ pub(super) fn validate(
     if policy.mode == Mode::Off {
         reader.known_callers(&access);
     }
+    let traffic = Traffic {
+        routes: reader.routes(&raw.routes.unwrap_or_default(), &name, &policy.traffic.policy),
+        subsets: reader.subsets(&raw.subsets.unwrap_or_default()),
+        failover: reader.failover(&raw.failover.unwrap_or_default(), &name),
+        faults: reader.faults(&raw.faults.unwrap_or_default(), &name, context.now),
+        rate_limits: reader.rate_limits(&raw.rate_limits.unwrap_or_default()),
+        priorities: reader.priorities(&raw.priorities.unwrap_or_default()),
+        ..policy.traffic
+    };
     for (key, command) in [("run", &raw.run), ("build", &raw.build)] {
         if command.as_deref().is_some_and(|command| command.trim().is_empty()) {
             reader.refuse(
@@ -184,9 +186,7 @@ pub(super) fn validate(
         health,
         depends,
         calls,
-        timeout: policy.timeout,
-        connect_timeout: policy.connect_timeout,
-        balance: policy.balance,
+        traffic,
         external: policy.external,
         limits: policy.limits,
         drain: policy.drain,
@@ -210,21 +210,7 @@ impl Reader<'_> {
         let drain = raw.drain.unwrap_or_default();
         let size = |given: Option<u32>, default: usize| given.map_or(default, |n| n as usize);
         Policy {
-            timeout: match raw.timeout.as_deref() {
-                None => defaults.timeout,
-                Some("none") => None,
-                given => Some(self.duration(given, &["timeout"], Duration::ZERO)),
-            },
-            connect_timeout: self.duration(
-                raw.connect_timeout.as_deref(),
-                &["connect_timeout"],
-                defaults.connect_timeout,
-            ),
-            balance: raw
-                .balance
-                .map_or(defaults.balance.clone(), |raw::Balance::P2cPeakEwma| {
-                    Balance::P2cPeakEwma
-                }),
+            traffic: self.traffic(&raw.request, &raw.caller, &defaults.traffic),
             external: match raw.external {
                 None => defaults.external.clone(),
                 Some(raw::External::Mode(raw::ExternalMode::Allow)) => External::Allow,

@@ -7,6 +7,8 @@ use proptest::prelude::*;
 
 use super::{EnvValue, explain, fields, parse, schema};
 
+mod traffic;
+
 fn name(service: &str) -> ServiceName {
     ServiceName::new("default", service).unwrap()
 }
@@ -56,7 +58,7 @@ limits: { max_headers: 20 }
         ("blog", Some("curl localhost"))
     );
     let user = mesh.service(&name("user")).unwrap();
-    assert_eq!(user.timeout, Some(Duration::from_secs(5)));
+    assert_eq!(user.traffic.policy.timeout, Some(Duration::from_secs(5)));
     assert_eq!(user.health.interval, Duration::from_millis(500));
     assert_eq!(user.ports.len(), 1);
     assert_eq!(
@@ -74,7 +76,7 @@ limits: { max_headers: 20 }
     assert_eq!((user.location.line, user.location.column), (6, 1));
 
     let post = mesh.service(&ServiceName::new("other", "post").unwrap()).unwrap();
-    assert_eq!((post.timeout, post.replicas), (None, 2));
+    assert_eq!((post.traffic.policy.timeout, post.replicas), (None, 2));
     assert_eq!(post.external, External::List(vec!["*.example.com".into()]));
     assert_eq!(
         post.health.probe,

@@ -73,14 +73,19 @@ impl Node {
 
     /// The span of the value at `path` (keys and list positions), or of the deepest that exists.
     pub(super) fn at(&self, path: &[&str]) -> &Span {
+        &self.inside(path).span
+    }
+
+    /// The value at `path`, or the deepest that exists.
+    pub(super) fn inside(&self, path: &[&str]) -> &Self {
         let Some((first, rest)) = path.split_first() else {
-            return &self.span;
+            return self;
         };
         let next = match &self.kind {
             Kind::List(items) => first.parse().ok().and_then(|i: usize| items.get(i)),
             _ => self.get(first),
         };
-        next.map_or(&self.span, |node| node.at(rest))
+        next.map_or(self, |node| node.inside(rest))
     }
 
     /// True for `key:` with nothing behind it, `~` and `null`.

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use miette::NamedSource;
 use outrigger_proto::model::ServiceName;
@@ -20,6 +21,7 @@ use super::{Mesh, ServiceDoc};
 pub(super) struct Report {
     source: Arc<NamedSource<Arc<str>>>,
     errors: Vec<ConfigError>,
+    warnings: Vec<ConfigError>,
 }
 
 impl Report {
@@ -28,8 +30,18 @@ impl Report {
         ConfigError::new(&self.source, &self.first_line(span), message)
     }
 
+    /// Keeps a mistake, once: what `defaults` says wrong is wrong for every service.
     pub(super) fn push(&mut self, error: ConfigError) {
-        self.errors.push(error);
+        if !self.errors.contains(&error) {
+            self.errors.push(error);
+        }
+    }
+
+    /// Keeps a warning, once.
+    pub(super) fn warn(&mut self, warning: ConfigError) {
+        if !self.warnings.contains(&warning) {
+            self.warnings.push(warning);
+        }
     }
 
     pub(super) fn at(&mut self, span: &Span, message: impl Into<String>) {
@@ -48,12 +60,14 @@ impl Report {
 }
 
 /// Reads the documents of `text`; `root` is the folder that relative paths are counted from.
-pub(super) fn read(file: &str, text: &str, root: Option<&Path>) -> Result<Mesh, ConfigErrors> {
+/// Ends of faults are compared with `now`.
+pub(super) fn read(file: &str, text: &str, root: Option<&Path>, now: SystemTime) -> Result<Mesh, ConfigErrors> {
     // A byte order mark is not part of the text; editors of some systems write one.
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut report = Report {
         source: Arc::new(NamedSource::new(file, Arc::from(text))),
         errors: Vec::new(),
+        warnings: Vec::new(),
     };
     let (documents, malformed) = tree::read(text);
     let documents: Vec<&Node> = documents.iter().filter(|document| !document.is_null()).collect();
@@ -75,7 +89,7 @@ pub(super) fn read(file: &str, text: &str, root: Option<&Path>) -> Result<Mesh, 
     let folder = root
         .and_then(Path::file_name)
         .map(|name| name.to_string_lossy().into_owned());
-    let context = Context::new(file, root, &mesh, head, &mut report);
+    let context = Context::new((file, root, now), &mesh, head, &mut report);
     let mut services: Vec<(ServiceDoc, &Node)> = Vec::new();
     for &node in rest {
         if is_mesh_document(node) {
@@ -108,6 +122,7 @@ pub(super) fn read(file: &str, text: &str, root: Option<&Path>) -> Result<Mesh, 
     access::namespaces(&context.access, head, &described, &mut report);
     fixed_ports(&services, &mut report);
 
+    report.warnings.sort_by_key(|warning| (warning.line, warning.column));
     if report.errors.is_empty() {
         return Ok(Mesh {
             name: mesh.mesh.or(folder).unwrap_or_else(|| "mesh".to_owned()),
@@ -115,6 +130,7 @@ pub(super) fn read(file: &str, text: &str, root: Option<&Path>) -> Result<Mesh, 
             hint: mesh.hint,
             services: services.into_iter().map(|(service, _)| service).collect(),
             root: root.map(Path::to_path_buf),
+            warnings: report.warnings,
         });
     }
     report.errors.sort_by_key(|error| (error.line, error.column));

@@ -3,6 +3,10 @@
 //! `discover` writes, the journeys read. A destination exists from its first use on; reading its
 //! view is one atomic load. Knows nothing of streams, sockets or requests.
 
+mod view;
+
+pub use view::{Set, View};
+
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -86,17 +90,6 @@ pub enum Known {
     Absent,
     /// The service and its complete set of endpoints.
     Present(Arc<View>),
-}
-
-/// A service and its endpoints at one moment.
-#[derive(Debug)]
-pub struct View {
-    /// Unique over all views of this process and growing.
-    pub generation: u64,
-    /// The service's policy.
-    pub service: Arc<Service>,
-    /// Every endpoint that is registered.
-    pub endpoints: Vec<Arc<Endpoint>>,
 }
 
 impl Directory {
@@ -227,14 +220,11 @@ impl Directory {
     pub fn publish(&self, service: Arc<Service>, endpoints: Vec<Arc<Endpoint>>) {
         let generation = self.generation.fetch_add(1, Ordering::Relaxed) + 1;
         let name = service.name.clone();
-        self.set(
-            &name,
-            Known::Present(Arc::new(View {
-                generation,
-                service,
-                endpoints,
-            })),
-        );
+        let before = self.destinations.lock().get(&name).and_then(|d| d.view());
+        // Outside of the lock: hash tables take milliseconds.
+        let now = std::time::Instant::now();
+        let view = View::new(generation, service, endpoints, before.as_deref(), now);
+        self.set(&name, Known::Present(Arc::new(view)));
     }
 
     /// Publishes that the mesh has no service called `name`.

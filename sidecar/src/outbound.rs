@@ -3,6 +3,7 @@
 //! Reads like its table of contents: `connection`, `exchange`, `call`, `tries`. Knows the order of the rooms and the details of none.
 
 pub mod cluster;
+mod hash;
 mod opaque;
 mod tries;
 
@@ -168,6 +169,7 @@ impl Outbound {
         if let Some(left) = deadline.forwarded(now) {
             parts.headers.insert(GRPC_TIMEOUT, left);
         }
+        let aim = resolved.aim(None, &parts.uri, &parts.headers, &self.cluster.cell);
         let source = (!http_body::Body::is_end_stream(&body)).then(|| Source::new(body, &parts.extensions));
         let body = source
             .as_ref()
@@ -178,7 +180,15 @@ impl Outbound {
         let sent = || source.as_ref().is_none_or(Source::ended);
         let answered = {
             // Pinned here, or the state would be in this future twice, and each request copies it.
-            let tries = std::pin::pin!(self.tries(request, &plan, &resolved, policy, source.as_ref(), exchange));
+            let tries = std::pin::pin!(self.tries(
+                request,
+                &plan,
+                resolved.clone(),
+                &aim,
+                policy,
+                source.as_ref(),
+                exchange
+            ));
             respond::within(&deadline, sent, tries).await
         };
         let (mut response, lease, wire) = answered.ok_or_else(|| {

@@ -1,7 +1,7 @@
 //! Peak-EWMA: a latency that rises at once and falls slowly.
 //!
 //! As in Finagle's `p2c.PeakEwma`: a sample above the average replaces it, a sample below moves it by
-//! the time that passed. The load of an endpoint is that latency times the requests it would have.
+//! the time that passed. The load of an endpoint is that latency times the requests it would have (`pool.rs`).
 
 use std::time::{Duration, Instant};
 
@@ -44,12 +44,10 @@ impl PeakEwma {
         self.observe(now, penalty);
     }
 
-    /// Latency times requests: lower is better.
+    /// What an answer takes now, in nanoseconds.
     #[must_use]
-    pub fn load(&self, now: Instant, in_flight: u32, weight: u32) -> f64 {
-        // Never zero: an idle endpoint still differs from another by its requests in flight.
-        let latency = self.faded(now).max(1.0);
-        latency * f64::from(in_flight + 1) / f64::from(weight.max(1))
+    pub fn latency(&self, now: Instant) -> f64 {
+        self.faded(now)
     }
 
     fn faded(&self, now: Instant) -> f64 {
@@ -74,18 +72,10 @@ mod tests {
         let start = Instant::now();
         let mut ewma = PeakEwma::new(start);
         ewma.observe(start, Duration::from_secs(1));
-        let peak = ewma.load(start, 0, 1);
+        let peak = ewma.latency(start);
         assert!(peak >= 0.9e9, "{peak}");
         let later = start + Duration::from_secs(10);
-        let faded = ewma.load(later, 0, 1);
+        let faded = ewma.latency(later);
         assert!(faded < peak * 0.4 && faded > peak * 0.3, "{faded}");
-    }
-
-    #[test]
-    fn load_grows_with_requests_and_shrinks_with_weight() {
-        let now = Instant::now();
-        let ewma = PeakEwma::new(now);
-        assert!(ewma.load(now, 3, 1) > ewma.load(now, 0, 1));
-        assert!(ewma.load(now, 0, 2) < ewma.load(now, 0, 1));
     }
 }

@@ -103,12 +103,16 @@ impl Upstream {
         }
     }
 
-    /// Peak-EWMA latency times requests; lower is better.
+    /// What an answer takes by peak-EWMA, in nanoseconds.
     #[must_use]
-    pub fn load(&self, now: Instant) -> f64 {
-        self.load
-            .lock()
-            .load(now, self.in_flight.load(Relaxed), self.route.weight)
+    pub fn latency(&self, now: Instant) -> f64 {
+        self.load.lock().latency(now)
+    }
+
+    /// Requests and opaque connections of this worker without an end yet.
+    #[must_use]
+    pub fn in_flight(&self) -> u32 {
+        self.in_flight.load(Relaxed)
     }
 
     /// Takes in how long the head of an answer took.

@@ -33,6 +33,7 @@ pub struct Cell {
     connections_open: AtomicU64,
     connections_secured: AtomicU64,
     requests_secured: AtomicU64,
+    unhashed: AtomicU64,
     bytes_in: AtomicU64,
     bytes_out: AtomicU64,
     reasons: [AtomicU64; Reason::COUNT],
@@ -72,6 +73,8 @@ pub struct CellSnapshot {
     pub connections_secured: u64,
     /// Requests that crossed the mesh inside mutual TLS; the others went in plain.
     pub requests_secured: u64,
+    /// Requests without the value that their service is balanced by.
+    pub unhashed: u64,
     /// Bytes from the client, opaque connections only.
     pub bytes_in: u64,
     /// Bytes to the client, opaque connections only.
@@ -132,6 +135,10 @@ impl Cell {
     pub fn secured_request(&self) {
         add(&self.requests_secured, 1);
     }
+    /// A request has not the value that its service is balanced by.
+    pub fn unhashed(&self) {
+        add(&self.unhashed, 1);
+    }
     /// Opaque bytes moved.
     pub fn moved(&self, from_client: u64, to_client: u64) {
         add(&self.bytes_in, from_client);
@@ -151,6 +158,7 @@ impl Cell {
             (&self.connections_open, &mut into.connections_open),
             (&self.connections_secured, &mut into.connections_secured),
             (&self.requests_secured, &mut into.requests_secured),
+            (&self.unhashed, &mut into.unhashed),
             (&self.bytes_in, &mut into.bytes_in),
             (&self.bytes_out, &mut into.bytes_out),
         ];

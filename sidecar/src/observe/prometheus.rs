@@ -30,7 +30,7 @@ pub struct Process {
 /// A value counted per cell: name, type, help.
 type Column = (&'static str, &'static str, &'static str, fn(&CellSnapshot) -> u64);
 
-const COLUMNS: [Column; 7] = [
+const COLUMNS: [Column; 8] = [
     ("outrigger_requests_total", "counter", "Requests that began.", |c| {
         c.requests
     }),
@@ -64,6 +64,12 @@ const COLUMNS: [Column; 7] = [
         "counter",
         "Requests that crossed the mesh inside mutual TLS; the others went in plain.",
         |c| c.requests_secured,
+    ),
+    (
+        "outrigger_unhashed_requests_total",
+        "counter",
+        "Requests without the value that their service is balanced by; they went to the better of two random endpoints.",
+        |c| c.unhashed,
     ),
 ];
 

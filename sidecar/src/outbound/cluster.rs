@@ -1,18 +1,19 @@
 //! A destination as one worker sees it: its view, resolved to connections.
 //!
-//! Rebuilt when the view changes; endpoints that stay keep their connections and their load.
+//! Rebuilt when the view changes, its own or that of a service it fails over to; endpoints that stay keep their
+//! connections and their load.
+
+mod build;
+mod resolved;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::uri::Authority;
-use outrigger_proto::features;
-use outrigger_proto::model::{Endpoint, Mode, Policy, Protocol, Service, ServiceName};
+use outrigger_proto::model::ServiceName;
 use parking_lot::Mutex;
-use smallvec::SmallVec;
 
-use crate::balance::p2c;
-use crate::connect::{Route, Security, Upstream, Wire};
+pub use self::resolved::{Aim, Resolved, Side, Target, Tried};
 use crate::directory::{Destination, Known, View};
 use crate::observe::{Cell, Direction, Key};
 use crate::reason::Reason;
@@ -34,31 +35,6 @@ pub struct Cluster {
     /// Stands for a missing authority.
     pub authority: Authority,
 }
-
-/// One view, resolved.
-#[derive(Debug)]
-pub struct Resolved {
-    generation: u64,
-    /// The port's name.
-    pub port: Arc<str>,
-    /// How the port is spoken.
-    pub protocol: Protocol,
-    /// The service and its policy.
-    pub service: Arc<Service>,
-    /// Endpoints that have the port.
-    pub endpoints: Vec<Target>,
-}
-
-/// One endpoint.
-#[derive(Debug)]
-pub struct Target {
-    endpoint: Arc<Endpoint>,
-    /// Its connections.
-    pub upstream: Arc<Upstream>,
-}
-
-/// Endpoints tried by one request.
-pub type Tried = SmallVec<[usize; 4]>;
 
 impl Cluster {
     /// A destination's port as the calling worker sees it.
@@ -99,9 +75,8 @@ impl Cluster {
     /// # Errors
     /// When the mesh does not know the service or the port, or does not know yet.
     pub async fn resolve(&self) -> Result<Arc<Resolved>, Reason> {
-        let generation = self.destination.generation();
         if let Some(resolved) = &*self.resolved.lock()
-            && resolved.generation == generation
+            && resolved.is_current(&self.destination)
         {
             return Ok(resolved.clone());
         }
@@ -110,58 +85,39 @@ impl Cluster {
             known => Arc::new(known.clone()),
         };
         match &*known {
-            Known::Present(view) => self.rebuild(view),
+            Known::Present(view) => {
+                self.await_failover(view).await;
+                self.rebuild(view)
+            }
             Known::Absent => Err(Reason::UnknownService),
             Known::Waiting => Err(Reason::NotReady),
         }
     }
 
+    /// What is known now, when that is no longer what `resolved` says; `tried` is told by the new one's numbers. A
+    /// request asks before each further try: the endpoint that would take it may have come meanwhile.
+    pub fn newer(&self, resolved: &Resolved, tried: &mut Tried) -> Option<Arc<Resolved>> {
+        if resolved.is_current(&self.destination) {
+            return None;
+        }
+        let current = self.resolved.lock().clone().filter(|r| r.is_current(&self.destination));
+        let newer = current.or_else(|| self.rebuild(&*self.destination.view()?).ok())?;
+        *tried = resolved.translate(tried, &newer);
+        Some(newer)
+    }
+
+    /// A service without endpoints whose other service is not known yet: it is worth the wait.
+    async fn await_failover(&self, view: &View) {
+        if view.endpoints.is_empty() {
+            for other in build::others(view, &self.shared.directory) {
+                other.wait(PATIENCE).await;
+            }
+        }
+    }
+
     fn rebuild(&self, view: &View) -> Result<Arc<Resolved>, Reason> {
-        let port = match &self.port {
-            Some(name) => view.service.ports.iter().find(|p| p.name == *name),
-            None => view.service.ports.first(),
-        };
-        let port = port.ok_or(Reason::UnknownPort)?;
-        let max_age = self.shared.directory.proxy().limits.max_connection_age;
         let mut slot = self.resolved.lock();
-        let old = slot.as_ref().map_or(&[][..], |r| &r.endpoints);
-        let endpoints = view
-            .endpoints
-            .iter()
-            .filter_map(|endpoint| {
-                let security = security(endpoint, &view.service);
-                let address = match security {
-                    Security::Mutual(_) => endpoint.mesh_socket(&port.name)?,
-                    Security::Plain | Security::Impossible(_) => endpoint.socket(&port.name)?,
-                };
-                let route = Route {
-                    address,
-                    wire: wire(endpoint, port.protocol),
-                    security,
-                    weight: endpoint.weight,
-                    connect_timeout: view.service.connect_timeout,
-                    max_age,
-                };
-                let same = |t: &&Target| {
-                    t.endpoint.name == endpoint.name && t.endpoint.epoch == endpoint.epoch && t.upstream.route == route
-                };
-                let upstream = match old.iter().find(same) {
-                    Some(kept) => kept.upstream.clone(),
-                    None => Arc::new(Upstream::new(route, self.shared.clone())),
-                };
-                Some(Target {
-                    endpoint: endpoint.clone(),
-                    upstream,
-                })
-            })
-            .collect();
-        let resolved = Arc::new(Resolved {
-            generation: view.generation,
-            port: port.name.clone(),
-            protocol: port.protocol,
-            service: view.service.clone(),
-            endpoints,
-        });
+        let resolved = Arc::new(build::build(view, self.port.as_deref(), slot.as_deref(), &self.shared)?);
         *slot = Some(resolved.clone());
         Ok(resolved)
     }
@@ -171,51 +127,5 @@ impl Cluster {
         if let Some(resolved) = &*self.resolved.lock() {
             resolved.endpoints.iter().for_each(|t| t.upstream.prune(now, idle));
         }
-    }
-}
-
-impl Resolved {
-    /// What holds for requests that match no route.
-    #[must_use]
-    pub fn policy(&self) -> &Policy {
-        &self.service.policy
-    }
-
-    /// The endpoint for the next try: another one while there is one that was not tried.
-    #[must_use]
-    pub fn pick(&self, now: Instant, tried: &Tried) -> Option<(usize, &Arc<Upstream>)> {
-        let load = |i: usize| self.endpoints.get(i).map(|t| t.upstream.load(now));
-        let fresh = p2c::pick(
-            self.endpoints.len(),
-            |k| fastrand::usize(..k),
-            |i| load(i).filter(|_| !tried.contains(&i)),
-        );
-        let picked = fresh.or_else(|| p2c::pick(self.endpoints.len(), |k| fastrand::usize(..k), load))?;
-        Some((picked, &self.endpoints.get(picked)?.upstream))
-    }
-}
-
-/// How an endpoint is spoken to: never in plain when the service's mode says TLS.
-fn security(endpoint: &Endpoint, service: &Service) -> Security {
-    match service.mode {
-        Mode::Off => Security::Plain,
-        Mode::Strict | Mode::Permissive if endpoint.meshed && endpoint.has(features::MTLS) => {
-            Security::Mutual(service.name.clone())
-        }
-        // Still on its way into the mesh.
-        Mode::Permissive => Security::Plain,
-        Mode::Strict if endpoint.meshed => {
-            Security::Impossible("its sidecar is too old for mutual TLS, and the service's mode is strict")
-        }
-        Mode::Strict => Security::Impossible("it has no sidecar, and the service's mode is strict"),
-    }
-}
-
-/// What an endpoint's listener speaks. Opaque ports have no HTTP at all; their wire is never used.
-fn wire(endpoint: &Endpoint, protocol: Protocol) -> Wire {
-    match protocol {
-        _ if endpoint.meshed && endpoint.has(features::EXTENDED_CONNECT) => Wire::Mesh,
-        Protocol::Http2 | Protocol::Grpc => Wire::Http2,
-        _ => Wire::Http1,
     }
 }

@@ -9,7 +9,8 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 
 use super::Outbound;
-use super::cluster::{Resolved, Tried};
+use super::cluster::{Side, Tried};
+use crate::balance::{Resort, Standing};
 use crate::connect::{self, Lease, Security, Unconnected, Upstream};
 use crate::exchange::Exchange;
 use crate::forward::copy;
@@ -50,16 +51,20 @@ impl Outbound {
             copy::reset(socket.get_ref());
         }
         let mut exchange = Exchange::start(self.cluster.cell.clone(), false, None);
-        let resolved = match self.cluster.resolve().await {
+        let mut resolved = match self.cluster.resolve().await {
             Ok(resolved) => resolved,
             Err(reason) => return Err(refused(exchange, reason)),
         };
+        let aim = resolved.aim_opaque(&self.cluster.cell);
         let (mut tried, mut kept) = (Tried::new(), Kept::default());
         loop {
-            let Some((index, upstream)) = resolved.pick(Instant::now(), &tried) else {
+            let picked = resolved.pick(Instant::now(), &aim, &tried, Resort::Ejected, |_| Standing::Ready);
+            let Some((target, upstream)) =
+                picked.and_then(|(i, upstream)| Some((resolved.endpoints.get(i)?, upstream)))
+            else {
                 return Err(refused(exchange, Reason::NoEndpoints));
             };
-            tried.push(index);
+            tried.extend(picked.map(|(i, _)| i));
             exchange.tried();
             let lease = Lease::counted(upstream.clone());
             let ended = match upstream.route.security {
@@ -71,7 +76,7 @@ impl Outbound {
                     Err(error) => untouched(&error),
                 },
                 Security::Mutual(_) | Security::Impossible(_) => {
-                    Box::pin(self.tunnelled(&mut client, upstream, &resolved, &mut kept)).await
+                    Box::pin(self.tunnelled(&mut client, upstream, &target.side, &mut kept)).await
                 }
             };
             match ended {
@@ -99,7 +104,10 @@ impl Outbound {
                 }
                 Try::Untouched(reason) => {
                     upstream.penalize(Instant::now());
-                    if verdict(Failure::NeverSent, tried.len(), resolved.endpoints.len(), true) == Verdict::GiveUp {
+                    if let Some(newer) = self.cluster.newer(&resolved, &mut tried) {
+                        resolved = newer;
+                    }
+                    if verdict(Failure::NeverSent, tried.len(), resolved.choices(&aim), true) == Verdict::GiveUp {
                         return Err(refused(exchange, reason));
                     }
                 }
@@ -108,13 +116,7 @@ impl Outbound {
     }
 
     /// One try through a tunnel to `upstream`.
-    async fn tunnelled(
-        &self,
-        client: &mut impl App,
-        upstream: &Arc<Upstream>,
-        resolved: &Resolved,
-        kept: &mut Kept,
-    ) -> Try {
+    async fn tunnelled(&self, client: &mut impl App, upstream: &Arc<Upstream>, side: &Side, kept: &mut Kept) -> Try {
         let source = client.socket().and_then(|socket| socket.get_ref().peer_addr().ok());
         for _ in 0..=STALE {
             let (mut connection, fresh) = match upstream.tunnel().await {
@@ -123,8 +125,8 @@ impl Outbound {
             };
             let open = Open {
                 number: 0,
-                service: self.cluster.service().clone(),
-                port: resolved.port.clone(),
+                service: side.service.clone(),
+                port: side.port.clone(),
                 traceparent: None,
                 source,
             };

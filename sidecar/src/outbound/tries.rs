@@ -1,13 +1,15 @@
 //! One request's tries: which endpoint next, and whether another try is safe.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use http::{Request, Response};
 use hyper::body::Incoming;
 use outrigger_proto::model::Policy;
 
-use super::cluster::{Resolved, Tried};
+use super::cluster::{Aim, Resolved, Tried};
 use super::{Outbound, Problem};
+use crate::balance::{Resort, Standing};
 use crate::connect::{Lease, Security, SendError, Upstream, Wire};
 use crate::exchange::Exchange;
 use crate::forward::body::Body;
@@ -23,7 +25,8 @@ impl Outbound {
         &self,
         mut request: Request<Body>,
         plan: &Plan,
-        resolved: &Resolved,
+        mut resolved: Arc<Resolved>,
+        aim: &Aim,
         _policy: &Policy,
         source: Option<&Source>,
         exchange: &mut Exchange,
@@ -35,12 +38,13 @@ impl Outbound {
             } else {
                 Instant::now()
             };
-            let Some((index, upstream)) = resolved.pick(now, &tried) else {
+            let Some((index, upstream)) = resolved.pick(now, aim, &tried, Resort::Ejected, |_| Standing::Ready) else {
                 return Err(Problem::new(
                     Reason::NoEndpoints,
                     format!("{} has no healthy instance", self.cluster.name()),
                 ));
             };
+            let upstream = upstream.clone();
             tried.push(index);
             plan.dress(&mut request, upstream.route.wire, &self.cluster.authority);
             // An HTTP/2 peer may refuse a stream after it has the head; HTTP/1 gives everything back.
@@ -64,8 +68,11 @@ impl Outbound {
                 _ => None,
             };
             let replayable = error.request.is_some() || again.is_some();
-            if retry::verdict(error.failure, tried.len(), resolved.endpoints.len(), replayable) == Verdict::GiveUp {
-                return Err(self.failed(&error, upstream));
+            if let Some(newer) = self.cluster.newer(&resolved, &mut tried) {
+                resolved = newer;
+            }
+            if retry::verdict(error.failure, tried.len(), resolved.choices(aim), replayable) == Verdict::GiveUp {
+                return Err(self.failed(&error, &upstream));
             }
             request = match (error.request, copy, again) {
                 (Some(back), ..) => back,

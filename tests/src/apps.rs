@@ -24,7 +24,7 @@ pub struct Seen {
     pub first_bytes: AtomicUsize,
     /// Requests whose head the app read.
     pub requests: AtomicUsize,
-    /// Requests that had reached the app's sockets when it died, unread.
+    /// Requests that reached the app's sockets when it died, unread.
     pub unread: AtomicUsize,
     /// Requests that the client gave up and the app noticed.
     pub cancelled: AtomicUsize,

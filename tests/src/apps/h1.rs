@@ -1,7 +1,6 @@
 //! HTTP/1 apps written on bare sockets, so that what they report is what came.
 
 use std::future::Future;
-use std::io::Read as _;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -9,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use serde_json::json;
-use socket2::SockRef;
+use socket2::{SockFilter, SockRef};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -64,8 +63,8 @@ impl H1App {
         })
     }
 
-    /// Ends the app and all its connections at once, as a kill does. What had reached its sockets
-    /// is counted as unread first: nobody outside can tell that from read.
+    /// Ends the app and all its connections at once, as a kill does. What reached its sockets, until the
+    /// other end knew, is counted as unread: nobody outside can tell that from read.
     ///
     /// # Errors
     /// When it does not end.
@@ -115,17 +114,31 @@ where
             _ = death.wait_for(|dead| *dead) => break,
         }
     }
-    // Connections that the OS took for us may hold requests as well.
+    // The OS takes nobody for us any more; whom it had taken may have sent a request.
+    drop(SockRef::from(&listener).attach_filter(&[SockFilter::new(DROP, 0, 0, 0)]));
     while let Ok((stream, _)) = SockRef::from(&listener).accept() {
-        note_unread(SockRef::from(&stream), &seen);
+        if stream.set_nonblocking(true).is_ok()
+            && let Ok(stream) = TcpStream::from_std(stream.into())
+        {
+            let seen = Arc::clone(&seen);
+            connections.spawn(async move { end(stream, &seen).await });
+        }
     }
     drop(listener);
     while connections.join_next().await.is_some() {}
 }
 
-/// Asks the OS itself: tokio would first wait to be told that there is something to read.
-fn note_unread(stream: SockRef<'_>, seen: &Seen) {
-    if stream.set_nonblocking(true).is_ok() && matches!((&*stream).read(&mut [0; 1]), Ok(n) if n > 0) {
+/// The instruction of a packet filter that takes no byte of anything (`BPF_RET | BPF_K`, linux/filter.h).
+const DROP: u16 = 0x06;
+
+/// Ends a connection, and waits until the other end has ended it too: a request that was written before the
+/// end was known there is one that nobody can tell from one that was read. Closed with bytes unread, it is reset.
+async fn end(mut stream: TcpStream, seen: &Seen) {
+    drop(stream.shutdown().await);
+    if matches!(
+        tokio::time::timeout(wait::SOON, stream.read(&mut [0; 1])).await,
+        Ok(Ok(1))
+    ) {
         seen.unread.fetch_add(1, Ordering::SeqCst);
     }
 }
@@ -140,14 +153,13 @@ where
     loop {
         // Health probes connect and close: they are no request and no first byte.
         let ready = tokio::select! {
-            ready = io.fill_buf() => matches!(ready, Ok(bytes) if !bytes.is_empty()),
-            _ = dying.wait_for(|dead| *dead) => {
-                note_unread(SockRef::from(io.get_ref()), &seen);
-                return;
-            }
+            ready = io.fill_buf() => Some(matches!(ready, Ok(bytes) if !bytes.is_empty())),
+            _ = dying.wait_for(|dead| *dead) => None,
         };
-        if !ready {
-            return;
+        match ready {
+            Some(true) => {}
+            Some(false) => return,
+            None => return end(io.into_inner(), &seen).await,
         }
         if std::mem::take(&mut first) {
             seen.first_bytes.fetch_add(1, Ordering::SeqCst);

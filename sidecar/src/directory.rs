@@ -3,6 +3,7 @@
 //! `discover` writes, the journeys read. A destination exists from its first use on; reading its
 //! view is one atomic load. Knows nothing of streams, sockets or requests.
 
+pub mod traffic;
 mod view;
 
 pub use view::{Set, View};
@@ -14,13 +15,19 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use outrigger_proto::access::{Call, Rules, Verdict};
-use outrigger_proto::model::{AccessLog, Endpoint, Mode, Proxy, Service, ServiceName};
+use outrigger_proto::model::{AccessLog, Endpoint, FieldError, Mode, Proxy, Service, ServiceName};
 use parking_lot::Mutex;
 use tokio::sync::watch;
+
+use self::traffic::Traffic;
+use crate::observe::Stats;
 
 /// All that is known, shared by every thread.
 #[derive(Debug)]
 pub struct Directory {
+    /// The workload's service.
+    own: ServiceName,
+    stats: Arc<Stats>,
     destinations: Mutex<HashMap<ServiceName, Arc<Destination>>>,
     /// Grows whenever the set of wanted services changes; `discover` subscribes by it.
     wanted: watch::Sender<u64>,
@@ -95,8 +102,10 @@ pub enum Known {
 impl Directory {
     /// An empty directory for the workload whose settings start as `proxy`.
     #[must_use]
-    pub fn new(proxy: Proxy) -> Self {
+    pub fn new(proxy: Proxy, stats: Arc<Stats>) -> Self {
         Self {
+            own: proxy.name.clone(),
+            stats,
             destinations: Mutex::new(HashMap::new()),
             wanted: watch::Sender::new(0),
             logs_requests: AtomicBool::new(proxy.access_log == AccessLog::Json),
@@ -223,8 +232,29 @@ impl Directory {
         let before = self.destinations.lock().get(&name).and_then(|d| d.view());
         // Outside of the lock: hash tables take milliseconds.
         let now = std::time::Instant::now();
-        let view = View::new(generation, service, endpoints, before.as_deref(), now);
+        let traffic = match self.traffic(&service, before.as_deref()) {
+            Ok(traffic) => traffic,
+            Err(error) => {
+                tracing::error!(service = %name, %error, "what was known of the service stays: its routes cannot be followed");
+                return;
+            }
+        };
+        let view = View::new(generation, service, endpoints, before.as_deref(), traffic, now);
         self.set(&name, Known::Present(Arc::new(view)));
+    }
+
+    /// The routes and faults of `service`: those of `before` while the service is the same.
+    fn traffic(&self, service: &Arc<Service>, before: Option<&View>) -> Result<Option<Arc<Traffic>>, FieldError> {
+        if let Some(before) = before.filter(|b| Arc::ptr_eq(&b.service, service)) {
+            return Ok(before.traffic.clone());
+        }
+        let traffic = Traffic::new(service, &self.own, &self.stats.counts)?.map(Arc::new);
+        for other in traffic.iter().flat_map(|t| &t.others) {
+            // Known before the first request goes there.
+            self.destination(other);
+        }
+        self.stats.counts.prune();
+        Ok(traffic)
     }
 
     /// Publishes that the mesh has no service called `name`.

@@ -16,6 +16,7 @@ use self::live::Ticket;
 use crate::connect::Lease;
 use crate::contain::{self, Place};
 use crate::observe::access_log::{AccessLog, Record};
+use crate::observe::count::Tally;
 use crate::observe::{Cell, Direction, StatusClass};
 use crate::reason::Reason;
 
@@ -33,6 +34,8 @@ pub struct Exchange {
     done: bool,
     /// Inbound: its place among what the caller's connection carries.
     ticket: Option<Ticket>,
+    /// Outbound: how the requests of its route end.
+    tally: Option<Arc<Tally>>,
     log: Option<Box<Line>>,
 }
 
@@ -57,6 +60,8 @@ pub struct Line {
     pub caller: Option<String>,
     /// Inbound: the rule that decided.
     pub rule: Option<String>,
+    /// Outbound: the route, and where it led.
+    pub route: Option<(Arc<str>, Arc<str>)>,
 }
 
 impl Exchange {
@@ -75,6 +80,7 @@ impl Exchange {
             tries: 0,
             done: false,
             ticket: None,
+            tally: None,
             log,
         }
     }
@@ -116,6 +122,40 @@ impl Exchange {
         if let Some(line) = &mut self.log {
             line.rule = Some(rule.into());
         }
+    }
+
+    /// `route` decided that the request goes `to` somewhere, or is answered; `tally` hears how it ends.
+    pub fn routed(&mut self, route: &Arc<str>, to: &Arc<str>, tally: &Arc<Tally>) {
+        self.tally = Some(tally.clone());
+        if let Some(line) = &mut self.log {
+            line.route = Some((route.clone(), to.clone()));
+        }
+    }
+
+    /// A route answers by itself with `status`.
+    pub fn answered_by_route(&mut self, status: StatusCode, headers: &HeaderMap) {
+        self.status = status.as_u16();
+        if self.grpc {
+            self.grpc_status = grpc_status(headers);
+        }
+    }
+
+    /// The mesh fails the request on purpose, with these statuses.
+    pub fn aborted(&mut self, status: StatusCode, grpc: u32) {
+        self.refused(Reason::Fault);
+        self.status = status.as_u16();
+        if self.grpc {
+            self.grpc_status = i32::try_from(grpc).ok();
+        }
+    }
+
+    /// The answer breaks off on purpose.
+    pub fn harmed(&mut self) {
+        if !self.done && self.reason.is_none() {
+            self.reason = Some(Reason::Fault);
+            self.cell.reason(Reason::Fault);
+        }
+        self.broken();
     }
 
     /// The connection was secured by mutual TLS.
@@ -198,9 +238,13 @@ impl Exchange {
             return;
         }
         self.ticket = None;
+        if let Some(tally) = self.tally.take() {
+            tally.add(class);
+        }
         let took = self.started.elapsed();
         self.cell.ended(class, took);
         if let Some(line) = self.log.take() {
+            let (route, to) = line.route.unzip();
             line.log.write(Record {
                 time: Record::now(),
                 direction: line.direction.as_str(),
@@ -214,6 +258,8 @@ impl Exchange {
                 reason: self.reason.map(Reason::as_str),
                 caller: line.caller,
                 rule: line.rule,
+                route,
+                to,
                 tries: self.tries,
                 duration_ms: took.as_secs_f64() * 1e3,
             });

@@ -402,6 +402,7 @@ impl Inbound {
                 upstream: None,
                 caller: caller.id().map(SpiffeId::to_string),
                 rule: None,
+                route: None,
             })
         })
     }

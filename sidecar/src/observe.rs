@@ -5,6 +5,7 @@
 
 pub mod access_log;
 mod cell;
+pub mod count;
 pub mod held;
 mod histogram;
 pub mod prometheus;

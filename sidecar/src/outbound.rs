@@ -1,10 +1,12 @@
 //! The journey of a request from the app: local listener → service → endpoint → answer.
 //!
-//! Reads like its table of contents: `connection`, `exchange`, `call`, `tries`. Knows the order of the rooms and the details of none.
+//! Reads like its table of contents: `connection`, `exchange`, `call`, `route`, `tries`. Knows the order of the rooms and the details of none.
 
 pub mod cluster;
 mod hash;
+mod mirror;
 mod opaque;
+mod route;
 mod tries;
 
 use std::net::SocketAddr;
@@ -18,6 +20,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
 use self::cluster::Cluster;
+use self::route::{Course, Routed};
 use crate::accept::head::Watch;
 use crate::accept::serve::{self, Bounds, Serve};
 use crate::detect::{self, Detected};
@@ -39,6 +42,8 @@ pub struct Outbound {
     cluster: Arc<Cluster>,
     shared: Arc<Shared>,
     log: Option<AccessLog>,
+    /// Copies on their way.
+    flying: mirror::Flying,
 }
 
 /// Why a request has no answer from upstream.
@@ -52,7 +57,12 @@ impl Outbound {
     /// The journey to `cluster`.
     #[must_use]
     pub fn new(cluster: Arc<Cluster>, shared: Arc<Shared>, log: Option<AccessLog>) -> Self {
-        Self { cluster, shared, log }
+        Self {
+            cluster,
+            shared,
+            log,
+            flying: mirror::Flying::default(),
+        }
     }
 
     /// The service it leads to.
@@ -162,39 +172,54 @@ impl Outbound {
         let resolved = self.cluster.resolve().await.map_err(|reason| self.unresolved(reason))?;
         let client_upgrade = tunnel::client_end(&mut request);
         let (mut parts, body) = request.into_parts();
-        let plan = Plan::read(&mut parts, false).map_err(|e| Problem::new(Reason::BadRequest, e.as_str().into()))?;
+        let mut plan =
+            Plan::read(&mut parts, false).map_err(|e| Problem::new(Reason::BadRequest, e.as_str().into()))?;
+        let routed = match &resolved.traffic {
+            None => None,
+            // Boxed: only services with routes or faults pay for it.
+            Some(traffic) => match Box::pin(self.route(traffic, &resolved, &mut plan, &mut parts, exchange)).await? {
+                Course::Answered(answer) => return Ok((answer, None)),
+                Course::On(routed) => Some(routed),
+            },
+        };
+        let routed = routed.as_deref();
+        let (there, toward) = routed.map_or((self, &resolved), |r| r.destination(self, &resolved));
+        let policy = routed.map_or(resolved.policy(), Routed::policy);
         let now = exchange.started();
-        let policy = resolved.policy();
         let deadline = Deadline::new(now, &parts.headers, None, policy.timeout);
         if let Some(left) = deadline.forwarded(now) {
             parts.headers.insert(GRPC_TIMEOUT, left);
         }
-        let aim = resolved.aim(None, &parts.uri, &parts.headers, &self.cluster.cell);
+        let subset = routed.and_then(|r| r.subset.clone());
+        let aim = toward.aim(subset, &parts.uri, &parts.headers, &self.cluster.cell);
         let source = (!http_body::Body::is_end_stream(&body)).then(|| Source::new(body, &parts.extensions));
         let body = source
             .as_ref()
             .and_then(Source::take)
             .map_or_else(Body::empty, Body::replay);
         let request = Request::from_parts(parts, body);
+        if let Some(routed) = routed {
+            self.mirror(routed, &resolved, &plan, &request, source.as_ref());
+        }
 
         let sent = || source.as_ref().is_none_or(Source::ended);
         let answered = {
             // Pinned here, or the state would be in this future twice, and each request copies it.
-            let tries = std::pin::pin!(self.tries(
-                request,
-                &plan,
-                resolved.clone(),
-                &aim,
-                policy,
-                source.as_ref(),
-                exchange
-            ));
+            let tries = std::pin::pin!(async {
+                if let Some(routed) = routed {
+                    routed.delayed().await;
+                }
+                let toward = toward.clone();
+                there
+                    .tries(request, &plan, toward, &aim, policy, source.as_ref(), exchange)
+                    .await
+            });
             respond::within(&deadline, sent, tries).await
         };
         let (mut response, lease, wire) = answered.ok_or_else(|| {
             Problem::new(
                 Reason::Deadline,
-                format!("{} did not answer in time", self.cluster.name()),
+                format!("{} did not answer in time", there.cluster.name()),
             )
         })??;
 
@@ -211,7 +236,12 @@ impl Outbound {
         } else {
             None
         };
-        Ok((response.map(|b| Body::bounded(b, deadline.whole)), ends))
+        let response = response.map(|b| Body::bounded(b, deadline.whole));
+        let response = match routed {
+            Some(routed) => routed.returned(response),
+            None => response,
+        };
+        Ok((response, ends))
     }
 
     fn unresolved(&self, reason: Reason) -> Problem {
@@ -231,6 +261,7 @@ impl Outbound {
                 upstream: None,
                 caller: None,
                 rule: None,
+                route: None,
             })
         })
     }

@@ -71,6 +71,10 @@ reasons! {
     Plaintext => "plaintext", 400, 3, "this port takes nothing but mutual TLS of the mesh";
     /// A request to a port that is declared to carry no requests.
     NotHttp => "not_http", 400, 12, "the port is declared tcp or tls: it takes bytes through a tunnel, no requests";
+    /// Failed on purpose: a fault of the service's configuration.
+    Fault => "fault", 503, 14, "a fault of the service's configuration did that on purpose";
+    /// A route leads to a subset that the service does not have.
+    UnknownSubset => "unknown_subset", 503, 14, "the route leads to a subset that the service does not have";
     /// The sidecar is at a limit.
     Overloaded => "overloaded", 503, 8, "the sidecar is at a limit";
 }

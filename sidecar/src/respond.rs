@@ -68,6 +68,46 @@ pub fn answer(reason: Reason, dress: Dress, detail: &str) -> Response<Body> {
     response
 }
 
+/// Makes an answer that configuration asks for: with these statuses and, for HTTP, with `body`. `word` says in
+/// `outrigger-reason` what made it.
+#[must_use]
+pub fn configured(word: &'static str, status: StatusCode, grpc: u32, dress: Dress, body: Bytes) -> Response<Body> {
+    let mut response = match dress {
+        Dress::Http => Response::new(Body::full(body)),
+        Dress::Grpc => {
+            let mut r = Response::new(Body::empty());
+            let headers = r.headers_mut();
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+            headers.insert("grpc-status", HeaderValue::from(grpc));
+            headers.insert(
+                "grpc-message",
+                percent_encoded(String::from_utf8_lossy(&body).trim_end()),
+            );
+            r
+        }
+    };
+    if dress == Dress::Http {
+        *response.status_mut() = status;
+    }
+    response
+        .headers_mut()
+        .insert(REASON_HEADER, HeaderValue::from_static(word));
+    response
+}
+
+/// What an HTTP status is for a gRPC client ("HTTP to gRPC Status Code Mapping" of gRPC).
+#[must_use]
+pub fn grpc_of(status: StatusCode) -> u32 {
+    match status.as_u16() {
+        400 => 13,
+        401 => 16,
+        403 => 7,
+        404 => 12,
+        429 | 502..=504 => 14,
+        _ => 2,
+    }
+}
+
 /// Waits for `work` until `deadline`; none when time ran out. `sent` tells whether the request's body
 /// has been sent whole: until then the service's time-out has not begun.
 ///

@@ -68,11 +68,12 @@ impl Shared {
         own_listeners.extend(bootstrap.inbound.iter().filter_map(|i| i.mesh_listen));
         own_listeners.extend(bootstrap.outbound.iter().map(|o| o.listen));
         own_listeners.extend(bootstrap.http_proxy);
+        let stats = Arc::new(Stats::default());
         Ok(Self {
             name,
-            directory: Directory::new(proxy),
+            directory: Directory::new(proxy, stats.clone()),
             identity: Arc::new(Identity::new(bootstrap.identity.as_ref())),
-            stats: Arc::new(Stats::default()),
+            stats,
             tunnels: Arc::default(),
             drain: Drain::default(),
             own_listeners,

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use outrigger_proto::model::{Balance, Endpoint, Service};
 
+use super::traffic::Traffic;
 use crate::balance::{self, Node, Table};
 
 /// A service and its endpoints at one moment.
@@ -21,6 +22,8 @@ pub struct View {
     pub since: Vec<Option<Instant>>,
     /// All endpoints, then those of each subset in the service's order.
     pub sets: Vec<Set>,
+    /// Routes and faults; none when the service has none.
+    pub traffic: Option<Arc<Traffic>>,
 }
 
 /// Endpoints that requests choose among.
@@ -43,6 +46,7 @@ impl View {
         service: Arc<Service>,
         endpoints: Vec<Arc<Endpoint>>,
         before: Option<&Self>,
+        traffic: Option<Arc<Traffic>>,
         now: Instant,
     ) -> Self {
         let all = std::iter::once((None, &[][..]));
@@ -59,6 +63,7 @@ impl View {
             generation,
             since: since(&endpoints, before, now),
             sets,
+            traffic,
             service,
             endpoints,
         }
@@ -166,13 +171,14 @@ mod tests {
             service(),
             vec![endpoint(0, 1, "1"), endpoint(1, 1, "1")],
             None,
+            None,
             start,
         );
         assert_eq!(first.since, [None, None]);
         let now = vec![endpoint(1, 2, "1"), endpoint(0, 1, "1"), endpoint(2, 1, "1")];
-        let second = View::new(2, service(), now, Some(&first), later);
+        let second = View::new(2, service(), now, Some(&first), None, later);
         assert_eq!(second.since, [Some(later), None, Some(later)]);
-        let third = View::new(3, service(), vec![endpoint(2, 1, "1")], Some(&second), later);
+        let third = View::new(3, service(), vec![endpoint(2, 1, "1")], Some(&second), None, later);
         assert_eq!(third.since, [Some(later)]);
     }
 
@@ -180,12 +186,12 @@ mod tests {
     fn sets_follow_the_labels_and_tables_are_kept_while_members_stay() {
         let now = Instant::now();
         let endpoints = || vec![endpoint(0, 1, "1"), endpoint(1, 1, "2"), endpoint(2, 1, "2")];
-        let first = View::new(1, service(), endpoints(), None, now);
+        let first = View::new(1, service(), endpoints(), None, None, now);
         let members: Vec<_> = first.sets.iter().map(|s| (s.subset.as_deref(), &*s.members)).collect();
         assert_eq!(members, [(None, &[0, 1, 2][..]), (Some("v2"), &[1, 2])]);
         let mut restarted = endpoints();
         restarted[0] = endpoint(0, 7, "1");
-        let second = View::new(2, service(), restarted, Some(&first), now);
+        let second = View::new(2, service(), restarted, Some(&first), None, now);
         for (old, new) in first.sets.iter().zip(&second.sets) {
             assert!(old.table.is_some());
             assert!(Arc::ptr_eq(
@@ -193,7 +199,7 @@ mod tests {
                 new.table.as_ref().expect("by hash")
             ));
         }
-        let third = View::new(3, service(), endpoints().split_off(1), Some(&second), now);
+        let third = View::new(3, service(), endpoints().split_off(1), Some(&second), None, now);
         let ptr = |view: &View, set: usize| view.sets[set].table.as_ref().map(Arc::as_ptr);
         assert_ne!(ptr(&second, 0), ptr(&third, 0));
         assert_eq!(ptr(&second, 1), ptr(&third, 1));

@@ -14,6 +14,7 @@ use super::chunk::Chunk;
 use super::fields;
 use super::replay::Replay;
 use crate::exchange::Exchange;
+use crate::observe::count::Count;
 
 /// A message body, and what has to be told when it ends.
 #[derive(Debug)]
@@ -22,6 +23,18 @@ pub struct Body {
     exchange: Option<Exchange>,
     /// Boxed: only requests with a caller's deadline have one.
     cut: Option<Pin<Box<tokio::time::Sleep>>>,
+    /// Boxed: only bodies that break on purpose have one.
+    breaks: Option<Box<Break>>,
+}
+
+/// A body breaks on purpose.
+#[derive(Debug)]
+struct Break {
+    /// Bytes that pass before.
+    left: u64,
+    /// What has passed is on its way to the client.
+    flushed: bool,
+    count: Count,
 }
 
 #[derive(Debug)]
@@ -30,6 +43,8 @@ enum Kind {
     Full(Bytes),
     Incoming(Incoming),
     Replay(Replay),
+    /// The rest was thrown away on purpose.
+    Broken,
 }
 
 /// Why a body ended early. The peer sees a reset or a missing last chunk, never a clean end.
@@ -43,6 +58,7 @@ impl Body {
             kind: Kind::Empty,
             exchange: None,
             cut: None,
+            breaks: None,
         }
     }
 
@@ -57,6 +73,7 @@ impl Body {
             },
             exchange: None,
             cut: None,
+            breaks: None,
         }
     }
 
@@ -72,6 +89,7 @@ impl Body {
             kind,
             exchange: None,
             cut: None,
+            breaks: None,
         }
     }
 
@@ -92,7 +110,19 @@ impl Body {
             kind: Kind::Replay(body),
             exchange: None,
             cut: None,
+            breaks: None,
         }
+    }
+
+    /// Breaks after `bytes` on purpose, when there are more, and counts that it did.
+    #[must_use]
+    pub fn broken_after(mut self, bytes: u64, count: Count) -> Self {
+        self.breaks = Some(Box::new(Break {
+            left: bytes,
+            flushed: false,
+            count,
+        }));
+        self
     }
 
     /// Tells `exchange` when the body ends. An answer without bytes ends now.
@@ -122,7 +152,7 @@ impl Kind {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Empty => true,
-            Self::Full(_) => false,
+            Self::Full(_) | Self::Broken => false,
             Self::Incoming(body) => http_body::Body::is_end_stream(body),
             Self::Replay(body) => body.is_end_stream(),
         }
@@ -137,6 +167,20 @@ impl http_body::Body for Body {
         let this = &mut *self;
         if let Some(exchange) = this.exchange.as_mut().filter(|e| e.is_cut()) {
             return Poll::Ready(Some(Err(cancelled(exchange))));
+        }
+        if let Some(breaks) = this.breaks.as_mut().filter(|b| b.left == 0)
+            && !this.kind.is_end_stream()
+        {
+            if !std::mem::replace(&mut breaks.flushed, true) {
+                // What passed is written first: HTTP/1 writes once the body has nothing for it.
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            breaks.count.add();
+            if let Some(exchange) = &mut this.exchange {
+                exchange.harmed();
+            }
+            return Poll::Ready(Some(Err(h2::Error::from(h2::Reason::INTERNAL_ERROR).into())));
         }
         let frame = match &mut this.kind {
             Kind::Empty => None,
@@ -161,6 +205,7 @@ impl http_body::Body for Body {
                 }
             },
             Kind::Replay(body) => ready!(body.poll_frame(cx)).map(|r| r.map_err(BodyError::from)),
+            Kind::Broken => None,
         };
         let mut frame = frame;
         if let Some(Ok(frame)) = &mut frame
@@ -169,7 +214,20 @@ impl http_body::Body for Body {
             // They mean what fields of the head mean (RFC 9110 §6.5.1).
             fields::strip_ours(trailers);
         }
-        if let Some(exchange) = &mut this.exchange {
+        let mut cut_short = false;
+        if let (Some(breaks), Some(Ok(frame))) = (&mut this.breaks, &mut frame)
+            && let Some(data) = frame.data_mut()
+        {
+            let length = data.len() as u64;
+            // What is more than may pass is lost, and so the end is not reached.
+            cut_short = length > breaks.left;
+            if cut_short {
+                data.truncate(usize::try_from(breaks.left).unwrap_or(usize::MAX));
+                this.kind = Kind::Broken;
+            }
+            breaks.left = breaks.left.saturating_sub(length);
+        }
+        if let Some(exchange) = this.exchange.as_mut().filter(|_| !cut_short) {
             match &frame {
                 None => exchange.ended(None),
                 Some(Err(_)) => exchange.broken(),
@@ -193,6 +251,7 @@ impl http_body::Body for Body {
     fn size_hint(&self) -> SizeHint {
         match &self.kind {
             Kind::Empty => SizeHint::with_exact(0),
+            Kind::Broken => SizeHint::default(),
             Kind::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Kind::Incoming(body) => http_body::Body::size_hint(body),
             Kind::Replay(body) => body.size_hint(),

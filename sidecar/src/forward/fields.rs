@@ -5,6 +5,8 @@ use http::header::{
     TRANSFER_ENCODING, UPGRADE,
 };
 
+/// Marks a copy of a request for the app that gets it; its answer is thrown away.
+pub const MIRROR: HeaderName = HeaderName::from_static("outrigger-mirror");
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 
@@ -28,6 +30,8 @@ pub struct Found {
     hop: bool,
     te: bool,
     ours: bool,
+    /// Says that it is a copy.
+    pub mirror: bool,
 }
 
 /// Walks over the fields once; most messages have nothing to remove, and then nothing else is looked up.
@@ -41,7 +45,10 @@ pub fn find(headers: &HeaderMap) -> Found {
             Some(b'c') => found.connection |= name == CONNECTION,
             Some(b'h') => found.hosts += usize::from(name == HOST),
             Some(b'k' | b'p' | b'u') => found.hop |= [KEEP_ALIVE, PROXY_CONNECTION, UPGRADE].contains(name),
-            Some(b'o') => found.ours |= is_ours(text),
+            Some(b'o') if is_ours(text) => {
+                found.ours = true;
+                found.mirror |= name == MIRROR;
+            }
             Some(b't') => {
                 found.te |= name == TE;
                 found.hop |= name == TRANSFER_ENCODING;

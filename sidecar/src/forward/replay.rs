@@ -13,6 +13,7 @@ use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
 use parking_lot::Mutex;
 use smallvec::SmallVec;
+use tokio::sync::oneshot;
 
 use crate::observe::held::Held;
 
@@ -45,7 +46,22 @@ struct Kept {
     turn: u32,
     /// Trailers are not passed on.
     no_trailers: bool,
+    /// Who gets a copy of the whole.
+    tee: Option<Tee>,
 }
+
+/// Collects a copy of a body while it passes, up to what is kept for another try.
+#[derive(Debug)]
+struct Tee {
+    frames: Vec<Bytes>,
+    bytes: usize,
+    held: Held,
+    done: oneshot::Sender<Result<Bytes, TooLarge>>,
+}
+
+/// The body is longer than is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TooLarge;
 
 /// In a request's extensions: its trailers are not passed on.
 #[derive(Debug, Clone, Copy)]
@@ -65,6 +81,7 @@ impl Source {
             ended: false,
             turn: 0,
             no_trailers: extensions.get::<NoTrailers>().is_some(),
+            tee: None,
         })))
     }
 
@@ -84,6 +101,20 @@ impl Source {
         })
     }
 
+    /// A copy of the whole body, without its trailers, once it has passed; an error of the receiver's when it never
+    /// passes whole. Nothing waits for whoever takes it.
+    #[must_use]
+    pub fn tee(&self) -> oneshot::Receiver<Result<Bytes, TooLarge>> {
+        let (done, copy) = oneshot::channel();
+        self.0.lock().tee = Some(Tee {
+            frames: Vec::new(),
+            bytes: 0,
+            held: Held::default(),
+            done,
+        });
+        copy
+    }
+
     /// True when the client has sent all of it.
     #[must_use]
     pub fn ended(&self) -> bool {
@@ -94,6 +125,26 @@ impl Source {
     pub fn commit(&self) {
         let mut kept = self.0.lock();
         kept.overflowed = true;
+    }
+}
+
+impl Kept {
+    /// Takes in what passed for who gets a copy, and hands it over at the end.
+    fn copy(&mut self, frame: Option<&Frame<Bytes>>) {
+        let Some(mut tee) = self.tee.take() else { return };
+        if let Some(data) = frame.and_then(Frame::data_ref) {
+            tee.bytes += data.len();
+            tee.held.set(tee.bytes);
+            tee.frames.push(data.clone());
+        }
+        // Whoever waits may have gone: nobody minds.
+        if tee.bytes > KEEP {
+            drop(tee.done.send(Err(TooLarge)));
+        } else if self.ended {
+            drop(tee.done.send(Ok(tee.frames.concat().into())));
+        } else if frame.is_some() {
+            self.tee = Some(tee);
+        }
     }
 }
 
@@ -141,6 +192,9 @@ impl Replay {
                 }
                 kept.ended |= kept.body.is_end_stream();
             }
+        }
+        if kept.tee.is_some() {
+            kept.copy(frame.as_ref().and_then(|f| f.as_ref().ok()));
         }
         Poll::Ready(frame)
     }

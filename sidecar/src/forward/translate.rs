@@ -10,7 +10,7 @@ use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, Version};
 use hyper::ext::Protocol;
 
 use super::body::Body;
-use super::fields;
+use super::fields::{self, MIRROR};
 use super::origin::{ORIGIN, Origin};
 use crate::connect::Wire;
 
@@ -19,7 +19,7 @@ use crate::connect::Wire;
 const PLAIN_OK: StatusCode = StatusCode::NON_AUTHORITATIVE_INFORMATION;
 
 /// What the client sent, as far as every hop needs it.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Plan {
     method: Method,
     path: PathAndQuery,
@@ -81,6 +81,9 @@ impl Plan {
             _ => fields::upgrade_token(headers),
         };
         fields::strip(headers, found);
+        if found.mirror && told.is_some() {
+            headers.insert(MIRROR, HeaderValue::from_static("1"));
+        }
         let path = parts
             .uri
             .path_and_query()
@@ -100,6 +103,25 @@ impl Plan {
     #[must_use]
     pub fn path(&self) -> &PathAndQuery {
         &self.path
+    }
+
+    /// The authority of the request's target; none when there is only `Host`.
+    #[must_use]
+    pub fn authority(&self) -> Option<&Authority> {
+        self.authority.as_ref()
+    }
+
+    /// Another path and query from here on.
+    pub fn set_path(&mut self, path: PathAndQuery) {
+        self.path = path;
+    }
+
+    /// Another authority from here on, which is also a `Host`.
+    pub fn set_authority(&mut self, headers: &mut HeaderMap, authority: &Authority, host: &HeaderValue) {
+        self.authority = Some(authority.clone());
+        if headers.contains_key(HOST) || self.origin.version < Version::HTTP_2 {
+            headers.insert(HOST, host.clone());
+        }
     }
 
     /// The request's method; GET for an upgrade.
@@ -253,7 +275,7 @@ pub fn answer_to_mesh(response: &mut Response<Body>, upgrade: bool) {
 
 /// A copy of a request's head, for a try after this one.
 #[must_use]
-pub fn copy_head(request: &Request<Body>) -> Request<Body> {
+pub fn copy_head<B>(request: &Request<B>) -> Request<Body> {
     let mut copy = Request::new(Body::empty());
     *copy.method_mut() = request.method().clone();
     *copy.uri_mut() = request.uri().clone();

@@ -45,6 +45,12 @@ pub struct Record {
     /// Inbound: the rule that allowed the request or did not.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rule: Option<String>,
+    /// Outbound: the route that the request took.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub route: Option<Arc<str>>,
+    /// Outbound: where the route led.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub to: Option<Arc<str>>,
     /// Tries sent upstream.
     pub tries: u32,
     /// From the request's head to the end of the answer.

@@ -1,6 +1,6 @@
 //! The counters as Prometheus text (exposition format 0.0.4).
 //!
-//! Every name is in this file or in [`Gauge::ALL`]; a scraper may rely on them. Formats when somebody
+//! Every name is in this file, in [`Family::ALL`] or in [`Gauge::ALL`]; a scraper may rely on them. Formats when somebody
 //! looks; nothing here runs per request.
 
 #[cfg(test)]
@@ -9,6 +9,7 @@ mod tests;
 use std::fmt::Write as _;
 
 use super::cell::CellSnapshot;
+use super::count::{Family, escaped};
 use super::held;
 use super::histogram::HistogramSnapshot;
 use super::registry::{Gauge, Key, Stats};
@@ -137,6 +138,12 @@ pub fn render(stats: &Stats, process: &Process, app_ok: bool) -> String {
     for (labels, c) in &cells {
         page.histogram("outrigger_request_duration_seconds", labels, &c.latency);
     }
+    for (family, name, help) in Family::ALL {
+        page.family(name, "counter", help);
+        for (labels, n) in stats.counts.snapshot(family) {
+            page.sample(name, &labels, n);
+        }
+    }
     for (gauge, name, kind, help) in Gauge::ALL {
         page.family(name, kind, help);
         page.sample(name, "", stats.get(gauge));
@@ -215,9 +222,4 @@ fn labels(key: &Key) -> String {
         "direction=\"{}\",service=\"{service}\",port=\"{port}\"",
         key.direction.as_str()
     )
-}
-
-/// A label's value: backslash, quote and line feed have to be escaped.
-fn escaped(text: &str) -> String {
-    text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use parking_lot::Mutex;
 
 use super::cell::{Cell, CellSnapshot};
+use super::count::Counts;
 
 /// Direction as the app sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -199,6 +200,8 @@ impl Gauge {
 pub struct Stats {
     cells: Mutex<BTreeMap<Key, Vec<Arc<Cell>>>>,
     gauges: [AtomicU64; Gauge::ALL.len()],
+    /// Counters named by configuration.
+    pub counts: Counts,
 }
 
 impl Stats {

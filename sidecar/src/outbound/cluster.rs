@@ -28,6 +28,8 @@ pub struct Cluster {
     destination: Arc<Destination>,
     /// The port's name; none for the service's first.
     port: Option<Arc<str>>,
+    /// Without a port of that name, the first will do.
+    lenient: bool,
     shared: Arc<Shared>,
     resolved: Mutex<Option<Arc<Resolved>>>,
     /// Counters of this worker.
@@ -50,11 +52,21 @@ impl Cluster {
         });
         Self {
             port: port.map(Arc::from),
+            lenient: false,
             resolved: Mutex::new(None),
             cell,
             authority,
             shared,
             destination,
+        }
+    }
+
+    /// Where a route of another service leads: the port of that name, or else the first.
+    #[must_use]
+    pub fn routed(destination: Arc<Destination>, port: Option<&str>, shared: Arc<Shared>) -> Self {
+        Self {
+            lenient: true,
+            ..Self::new(destination, port, shared)
         }
     }
 
@@ -117,7 +129,9 @@ impl Cluster {
 
     fn rebuild(&self, view: &View) -> Result<Arc<Resolved>, Reason> {
         let mut slot = self.resolved.lock();
-        let resolved = Arc::new(build::build(view, self.port.as_deref(), slot.as_deref(), &self.shared)?);
+        let has = |name: &&str| !self.lenient || view.service.ports.iter().any(|p| &*p.name == *name);
+        let port = self.port.as_deref().filter(has);
+        let resolved = Arc::new(build::build(view, port, slot.as_deref(), &self.shared)?);
         *slot = Some(resolved.clone());
         Ok(resolved)
     }
@@ -126,6 +140,7 @@ impl Cluster {
     pub fn prune(&self, now: Instant, idle: Duration) {
         if let Some(resolved) = &*self.resolved.lock() {
             resolved.endpoints.iter().for_each(|t| t.upstream.prune(now, idle));
+            resolved.routed.iter().for_each(|c| c.prune(now, idle));
         }
     }
 }

@@ -2,7 +2,7 @@
 //! connection to an endpoint that is not protected.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use outrigger_proto::tunnel::{Open, Refusal};
 use tokio::io::AsyncWriteExt as _;
@@ -55,6 +55,15 @@ impl Outbound {
             Ok(resolved) => resolved,
             Err(reason) => return Err(refused(exchange, reason)),
         };
+        if let Some(traffic) = &resolved.traffic {
+            let (delay, refused_on_purpose) = traffic.harms_opaque(SystemTime::now(), |n| fastrand::u32(..n));
+            if let Some(delay) = delay {
+                tokio::time::sleep(delay).await;
+            }
+            if refused_on_purpose {
+                return Err(refused(exchange, Reason::Fault));
+            }
+        }
         let aim = resolved.aim_opaque(&self.cluster.cell);
         let (mut tried, mut kept) = (Tried::new(), Kept::default());
         loop {

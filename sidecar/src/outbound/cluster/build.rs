@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use outrigger_proto::features;
-use outrigger_proto::model::{Balance, Endpoint, EndpointName, Mode, Port, Protocol, Service};
+use outrigger_proto::model::{Balance, Endpoint, EndpointName, Mode, Port, Protocol, Service, ServiceName};
 
+use super::Cluster;
 use super::resolved::{Group, Other, Resolved, Side, Target};
 use crate::balance::{Candidate, Picker, Setting};
 use crate::connect::{Route, Security, Upstream, Wire};
@@ -104,7 +105,24 @@ pub(super) fn build(
         groups,
         own_groups,
         others,
+        routed: routed(view, port, before, shared),
+        traffic: view.traffic.clone(),
     })
+}
+
+/// The other services that routes of `view`'s lead to; those that stay keep their connections.
+fn routed(view: &View, port: Option<&str>, before: Option<&Resolved>, shared: &Arc<Shared>) -> Vec<Arc<Cluster>> {
+    let old = before.map_or(&[][..], |r| &r.routed);
+    let cluster = |name: &ServiceName| match old.iter().find(|c| c.service() == name) {
+        Some(kept) => kept.clone(),
+        None => Arc::new(Cluster::routed(
+            shared.directory.destination(name),
+            port,
+            shared.clone(),
+        )),
+    };
+    let names = view.traffic.iter().flat_map(|t| &t.others);
+    names.map(cluster).collect()
 }
 
 fn find<'v>(service: &'v Service, port: Option<&str>) -> Option<&'v Port> {

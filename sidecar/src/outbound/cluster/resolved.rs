@@ -8,8 +8,10 @@ use http::uri::Uri;
 use outrigger_proto::model::{Endpoint, HashOn, Policy, Protocol, Service, ServiceName};
 use smallvec::SmallVec;
 
+use super::Cluster;
 use crate::balance::{self, Ask, Picker, Resort, Sight, Standing};
 use crate::connect::Upstream;
+use crate::directory::traffic::Traffic;
 use crate::directory::{Destination, View};
 use crate::observe::Cell;
 use crate::outbound::hash;
@@ -30,6 +32,10 @@ pub struct Resolved {
     pub(super) groups: Vec<Group>,
     pub(super) own_groups: usize,
     pub(super) others: Vec<Other>,
+    /// Routes and faults.
+    pub traffic: Option<Arc<Traffic>>,
+    /// The other services that routes lead to, in the order of [`Traffic::others`].
+    pub routed: Vec<Arc<Cluster>>,
     /// What requests are balanced by.
     pub(super) hash: Option<HashOn>,
     /// The own service, for [`HashOn::Caller`].

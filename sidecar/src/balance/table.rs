@@ -91,6 +91,12 @@ impl Table {
         }
     }
 
+    /// Whose a hash is when nothing is said against any endpoint.
+    #[must_use]
+    pub fn slot(&self, hash: u64) -> Option<usize> {
+        self.at(self.start(hash))
+    }
+
     /// The place where a walk begins.
     pub(super) fn start(&self, hash: u64) -> usize {
         match self {

@@ -4,6 +4,7 @@
 //! an end before reuse; HTTP/2 connections are shared until their streams or windows are used up.
 //! Knows nothing of routes, policy or who asks.
 
+mod boxed;
 mod dial;
 mod http1;
 mod http2;
@@ -11,6 +12,7 @@ mod lease;
 mod secure;
 mod upstream;
 
+pub use boxed::Boxed;
 pub(crate) use dial::prepare;
 pub use dial::{DialError, dial, resolve};
 pub use http2::{CONNECTION_WINDOW, FRAME, MAX_STREAMS, SEND_BUFFER, STREAM_WINDOW};

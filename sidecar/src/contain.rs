@@ -186,7 +186,10 @@ where
 {
     // Boxed once a request: hyper keeps the future inline in the connection otherwise, and an
     // idle connection would hold room for the largest state of a request.
-    Caught(step(|| Box::pin(make()) as Pin<Box<dyn Future<Output = T> + Send>>).ok())
+    // Made in its box, not made and then moved there.
+    Caught(
+        step(|| Box::into_pin(Box::write(Box::new_uninit(), make())) as Pin<Box<dyn Future<Output = T> + Send>>).ok(),
+    )
 }
 
 impl<T> std::fmt::Debug for Caught<T> {

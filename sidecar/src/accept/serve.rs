@@ -11,7 +11,7 @@ use hyper::body::{Body as _, Incoming};
 use hyper::server::conn::{http1, http2};
 use hyper::service::Service;
 use hyper::upgrade::Upgraded;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use outrigger_proto::model::Limits;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -21,7 +21,7 @@ use super::client::Client;
 use super::frames::Frames;
 use super::gate::Gate;
 use super::head::Watch;
-use crate::connect::{CONNECTION_WINDOW, FRAME, MAX_STREAMS, SEND_BUFFER, STREAM_WINDOW};
+use crate::connect::{Boxed, CONNECTION_WINDOW, FRAME, MAX_STREAMS, SEND_BUFFER, STREAM_WINDOW};
 use crate::contain::{self, Caught, Panicked, caught};
 use crate::drain::{Drain, Phase};
 use crate::forward::body::{Body, BodyError};
@@ -302,7 +302,7 @@ where
     S: Serve,
 {
     let limits = &bounds.limits;
-    let mut builder = http2::Builder::new(TokioExecutor::new());
+    let mut builder = http2::Builder::new(Boxed);
     builder
         .timer(TokioTimer::new())
         .auto_date_header(false)

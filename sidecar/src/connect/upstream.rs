@@ -376,7 +376,8 @@ impl Upstream {
                 settings.generation = made.generation;
                 let (shared, peer) = (self.shared.clone(), made.peer);
                 let barred = async move { barred(&shared.identity, &peer).await.to_string() };
-                http2::Connection::handshake(made.stream, &settings, barred, self.counted()).await
+                // Boxed: hyper spawns a future for each request that has room for the whole connection, and copies it.
+                http2::Connection::handshake(Box::new(made.stream), &settings, barred, self.counted()).await
             }
             Security::Plain | Security::Impossible(_) => {
                 let stream = self.connect().await?;

@@ -22,6 +22,6 @@ mod tests;
 pub use acceptor::{Door, serve};
 pub use dialler::Connection;
 pub use link::Wire;
-pub use pool::{Idle, Pool};
+pub use pool::{Ending, Idle, Pool};
 pub use pump::{Broken, Kept, Moved};
 pub use socket::{App, Plain, Socket};

@@ -164,7 +164,7 @@ impl Upstream {
             Security::Plain => return Err(Unconnected::Impossible(route.address, "it speaks no TLS")),
             Security::Impossible(why) => return Err(Unconnected::Impossible(route.address, why)),
         };
-        if let Some(kept) = self.tunnels.take(self.generation()) {
+        if let Some(kept) = self.tunnels.take(self.generation()).await {
             return Ok((kept, false));
         }
         let identity = &self.shared.identity;
@@ -185,8 +185,14 @@ impl Upstream {
     }
 
     /// Takes back a connection whose stream has ended well.
-    pub fn put_back_tunnel(&self, connection: tunnel::Connection) {
-        self.tunnels.put_back(connection);
+    pub fn put_back_tunnel(&self, connection: tunnel::Connection, ending: Option<tunnel::Ending>) {
+        self.tunnels.put_back(connection, ending);
+    }
+
+    /// A stream has begun to end: the next one may wait for its connection.
+    #[must_use]
+    pub fn tunnel_ending(&self) -> tunnel::Ending {
+        self.tunnels.ending()
     }
 
     async fn send_http1(

@@ -146,10 +146,13 @@ impl Outbound {
                     None => std::future::pending().await,
                 }
             };
-            let (moved, result) = connection.carry(client, open, kept, barred).await;
+            let mut ending = None;
+            let (moved, result) = connection
+                .carry(client, open, kept, barred, || ending = Some(upstream.tunnel_ending()))
+                .await;
             self.cluster.cell.moved(moved.sent, moved.received);
             let Err(broken) = result else {
-                upstream.put_back_tunnel(connection);
+                upstream.put_back_tunnel(connection, ending);
                 return Try::Done;
             };
             tracing::debug!(service = self.cluster.name(), endpoint = %upstream.route.address, %broken, "a stream broke off");

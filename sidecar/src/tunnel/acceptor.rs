@@ -59,7 +59,9 @@ pub async fn serve<W: Wire, D: Door>(wire: W, door: &D, drain: &Drain) -> Result
         }
         side.accept(&mut link.out)?;
         let pump = Pump::new(&mut side, &mut app, &mut link, None, Limits::ACCEPTOR)?;
-        let (moved, result) = pump.run(door.barred(Some(&open)), drain.reached(Phase::Closing)).await;
+        let (moved, result) = pump
+            .run(door.barred(Some(&open)), drain.reached(Phase::Closing), || {})
+            .await;
         if let Err(broken) = result {
             // First of all: this resets the app.
             drop(app);

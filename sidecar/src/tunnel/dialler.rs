@@ -45,6 +45,7 @@ impl<W: Wire> Connection<W> {
 
     /// Carries `app` as the stream that `open` asks for, until both apps have ended or something broke.
     /// What is `kept` of earlier tries is sent first; what is read before the other side accepts is kept.
+    /// `ending` is called once, when the first of the two apps has ended its direction.
     ///
     /// # Errors
     /// [`Broken::Refused`], [`Broken::Unwelcome`] and [`Broken::Unprocessed`] leave the app as it was, with what was read in
@@ -59,6 +60,7 @@ impl<W: Wire> Connection<W> {
         open: Open,
         kept: &mut Kept,
         barred: impl Future<Output = ()>,
+        ending: impl FnOnce(),
     ) -> (Moved, Result<(), Broken>) {
         let written = self.written();
         let first = !self.side.used();
@@ -69,7 +71,7 @@ impl<W: Wire> Connection<W> {
             socket.guard();
         }
         let (moved, result) = match self.begin(app, open, kept) {
-            Ok(pump) => pump.run(barred, std::future::pending()).await,
+            Ok(pump) => pump.run(barred, std::future::pending(), ending).await,
             Err(error) => (Moved::default(), Err(error)),
         };
         let result = match result {

@@ -1,11 +1,13 @@
 //! Connections between two streams, one pool for each endpoint and worker.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use outrigger_proto::tunnel::Limits;
 use parking_lot::Mutex;
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::dialler::Connection;
@@ -14,12 +16,20 @@ use super::socket::Socket;
 use crate::detect::Prefixed;
 use crate::identify::TlsStream;
 
-/// Idle connections kept for an endpoint and worker.
+#[cfg(test)]
+mod tests;
+
+/// Idle connections kept for an endpoint and worker, apart from those that are between two streams: see [`TURN`].
 const KEEP: usize = 2;
 /// Idle connections kept in a sidecar.
 const KEEP_IN_ALL: usize = 64;
 /// Connections of one pool whose last stream is over here and not yet there.
 const MOST_SETTLING: usize = 16;
+/// How long streams and connections wait for each other, about what a handshake takes between two busy machines.
+/// An app that closes a connection and opens the next finds that the first has not ended at the other side yet:
+/// a new stream waits so long for the connection of one that is ending, and a connection beyond [`KEEP`] waits so
+/// long for a new stream.
+const TURN: Duration = Duration::from_millis(20);
 /// How long a connection is idle before the peer is asked whether it is still there.
 const ASK_AFTER: Duration = Duration::from_secs(10);
 
@@ -55,9 +65,33 @@ impl Drop for Permit {
 /// is is known to the owner; a connection of an older own identity is never given out.
 #[derive(Debug)]
 pub struct Pool<W = TlsStream<Prefixed<Socket>>> {
-    kept: Mutex<Vec<Resting<W>>>,
+    inner: Mutex<Inner<W>>,
     settling: AtomicUsize,
     idle: Arc<Idle>,
+}
+
+#[derive(Debug)]
+struct Inner<W> {
+    kept: Vec<Resting<W>>,
+    /// When the streams began to end that have not yet; in order, one for each [`Ending`].
+    ending: VecDeque<Instant>,
+    /// New streams that wait for a connection of those, the first one first; never more than those.
+    waiting: VecDeque<oneshot::Sender<Connection<W>>>,
+    /// A task sees to it that no more than [`KEEP`] are kept.
+    trimming: bool,
+}
+
+/// A stream of which one app has ended its direction: its connection is about to be free.
+#[derive(Debug)]
+pub struct Ending<W: Wire + 'static = TlsStream<Prefixed<Socket>>> {
+    pool: Arc<Pool<W>>,
+    since: Instant,
+}
+
+impl<W: Wire + 'static> Drop for Ending<W> {
+    fn drop(&mut self) {
+        self.pool.inner.lock().ended(self.since);
+    }
 }
 
 /// One connection that settles; counted until dropped, by a panic too.
@@ -81,41 +115,54 @@ impl<W: Wire + 'static> Pool<W> {
     /// An empty pool; nothing is ever dialled by it.
     #[must_use]
     pub fn new(idle: Arc<Idle>) -> Self {
+        let inner = Inner {
+            kept: Vec::new(),
+            ending: VecDeque::new(),
+            waiting: VecDeque::new(),
+            trimming: false,
+        };
         Self {
-            kept: Mutex::new(Vec::new()),
+            inner: Mutex::new(inner),
             settling: AtomicUsize::new(0),
             idle,
         }
     }
 
-    /// A connection of the own identity's `generation` that can carry a stream now.
+    /// A connection of the own identity's `generation` that can carry a stream now. When none is idle and
+    /// streams are about to end, it is waited for one of theirs, a few milliseconds at the most.
+    ///
+    /// # Cancel safety
+    /// Safe: a connection that is handed over meanwhile is closed.
+    pub async fn take(&self, generation: u64) -> Option<Connection<W>> {
+        let turn = {
+            let now = Instant::now();
+            let mut inner = self.inner.lock();
+            match inner.take(generation, now) {
+                Some(found) => return Some(found),
+                None => inner.wait(now)?,
+            }
+        };
+        let handed = tokio::time::timeout(TURN, turn).await.ok()?.ok()?;
+        (handed.generation == generation).then_some(handed)
+    }
+
+    /// One app of a stream has ended its direction: the next stream may wait for the connection.
     #[must_use]
-    pub fn take(&self, generation: u64) -> Option<Connection<W>> {
-        let now = Instant::now();
-        let mut kept = self.kept.lock();
-        let mut asked = Vec::new();
-        let mut found = None;
-        while let Some(mut resting) = kept.pop() {
-            if !resting.fresh(generation, now) {
-                continue;
-            }
-            if resting.connection.ready() {
-                found = Some(resting.connection);
-                break;
-            }
-            // It was asked whether it is there, and answers in a moment.
-            if resting.connection.asked() {
-                asked.push(resting);
-            }
+    pub fn ending(self: &Arc<Self>) -> Ending<W> {
+        let mut inner = self.inner.lock();
+        let since = Instant::now();
+        inner.ending.push_back(since);
+        Ending {
+            pool: self.clone(),
+            since,
         }
-        kept.extend(asked);
-        found
     }
 
     /// Takes back a connection whose stream has ended well. If the peer has not finished with the
     /// stream, that is waited for.
-    pub fn put_back(self: &Arc<Self>, connection: Connection<W>) {
-        if !connection.settling() {
+    pub fn put_back(self: &Arc<Self>, mut connection: Connection<W>, ending: Option<Ending<W>>) {
+        // Most often the peer's word that it is done stands behind its end.
+        if connection.ready() || !connection.settling() {
             self.keep(connection);
             return;
         }
@@ -131,22 +178,47 @@ impl<W: Wire + 'static> Pool<W> {
             if matches!(settled, Ok(Ok(()))) {
                 counted.0.keep(connection);
             }
+            drop(ending);
         });
     }
 
-    fn keep(&self, mut connection: Connection<W>) {
+    fn keep(self: &Arc<Self>, mut connection: Connection<W>) {
         let now = Instant::now();
-        let mut kept = self.kept.lock();
-        if kept.len() >= KEEP || connection.expires <= now || !connection.ready() {
+        if connection.expires <= now || !connection.ready() {
             return;
         }
+        let mut inner = self.inner.lock();
+        while let Some(turn) = inner.waiting.pop_front() {
+            match turn.send(connection) {
+                Ok(()) => return,
+                // Whoever waited is gone.
+                Err(back) => connection = back,
+            }
+        }
         if let Some(permit) = self.idle.permit() {
-            kept.push(Resting {
+            inner.kept.push(Resting {
                 connection,
                 since: now,
                 asked: now,
                 _permit: permit,
             });
+            if inner.kept.len() > KEEP && !std::mem::replace(&mut inner.trimming, true) {
+                // Ends by itself when nobody puts back more than is kept.
+                tokio::spawn(self.clone().trim());
+            }
+        }
+    }
+
+    /// Closes surplus connections after their turn.
+    async fn trim(self: Arc<Self>) {
+        loop {
+            tokio::time::sleep(TURN).await;
+            let mut inner = self.inner.lock();
+            inner.trim(Instant::now());
+            inner.trimming = inner.kept.len() > KEEP;
+            if !inner.trimming {
+                return;
+            }
         }
     }
 
@@ -154,7 +226,10 @@ impl<W: Wire + 'static> Pool<W> {
     /// gone; asks the others now and then. To be called every few seconds.
     pub fn prune(&self, generation: u64) {
         let now = Instant::now();
-        self.kept.lock().retain_mut(|resting| {
+        let mut inner = self.inner.lock();
+        // A panic may have ended the task that does it sooner.
+        inner.trim(now);
+        inner.kept.retain_mut(|resting| {
             if !resting.fresh(generation, now) {
                 return false;
             }
@@ -175,13 +250,76 @@ impl<W: Wire + 'static> Pool<W> {
     /// How many are idle.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.kept.lock().len()
+        self.inner.lock().kept.len()
     }
 
     /// True when none is idle.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+}
+
+impl<W: Wire> Inner<W> {
+    fn take(&mut self, generation: u64, now: Instant) -> Option<Connection<W>> {
+        let mut asked = Vec::new();
+        let mut found = None;
+        while let Some(mut resting) = self.kept.pop() {
+            if !resting.fresh(generation, now) {
+                continue;
+            }
+            if resting.connection.ready() {
+                found = Some(resting.connection);
+                break;
+            }
+            // It was asked whether it is there, and answers in a moment.
+            if resting.connection.asked() {
+                asked.push(resting);
+            }
+        }
+        self.kept.extend(asked);
+        found
+    }
+
+    /// Closes what is beyond [`KEEP`] and has had its turn, the longest idle first.
+    fn trim(&mut self, now: Instant) {
+        let mut surplus = self.kept.len().saturating_sub(KEEP);
+        self.kept.retain(|resting| {
+            let closed = surplus > 0 && now.duration_since(resting.since) >= TURN;
+            surplus -= usize::from(closed);
+            !closed
+        });
+    }
+
+    /// A place in the queue, when a connection is about to be free for it.
+    fn wait(&mut self, now: Instant) -> Option<oneshot::Receiver<Connection<W>>> {
+        // One that does not end at once is half-closed, perhaps for an hour.
+        while self
+            .ending
+            .front()
+            .is_some_and(|since| now.duration_since(*since) > TURN)
+        {
+            self.ending.pop_front();
+        }
+        self.waiting.retain(|turn| !turn.is_closed());
+        if self.waiting.len() >= self.ending.len() {
+            return None;
+        }
+        let (sender, turn) = oneshot::channel();
+        self.waiting.push_back(sender);
+        Some(turn)
+    }
+
+    /// A stream that began to end at `since` is over, and its connection was handed over, or kept, or is lost.
+    fn ended(&mut self, since: Instant) {
+        // Another one of the same instant is as good.
+        if let Ok(at) = self.ending.binary_search(&since) {
+            self.ending.remove(at);
+        }
+        // Who waits for nothing dials.
+        while self.waiting.len() > self.ending.len() {
+            self.waiting.pop_back();
+        }
     }
 }
 

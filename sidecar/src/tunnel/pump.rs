@@ -158,8 +158,8 @@ impl<'a, S: Side, A: App, W: Wire> Pump<'a, S, A, W> {
     }
 
     /// Runs the stream until it is over at this side: both apps have ended, and each has everything.
-    /// `barred` ends it; `leaving` says that no stream may follow. Afterwards nothing of the stream is
-    /// buffered here but control frames of the connection.
+    /// `barred` ends it; `leaving` says that no stream may follow; `ending` is told when the first app has
+    /// ended. Afterwards nothing of the stream is buffered here but control frames of the connection.
     ///
     /// # Cancel safety
     /// Not safe: app and connection are to be reset, which their sockets do when they are dropped.
@@ -167,13 +167,14 @@ impl<'a, S: Side, A: App, W: Wire> Pump<'a, S, A, W> {
         mut self,
         barred: impl Future<Output = ()>,
         leaving: impl Future<Output = ()>,
+        ending: impl FnOnce(),
     ) -> (Moved, Result<(), Broken>) {
         let app_broken = self.app.socket().map(|socket| socket.watcher());
         let wire_broken = self.link.wire.socket().map(|socket| socket.watcher());
         let mut app_broken = pin!(async { Broken::App(watch(app_broken).await) });
         let mut wire_broken = pin!(async { Broken::Wire(watch(wire_broken).await) });
         let (mut barred, mut leaving) = (pin!(barred), pin!(leaving));
-        let (mut left, mut broken) = (false, None);
+        let (mut left, mut broken, mut ending) = (false, None, Some(ending));
         let result = std::future::poll_fn(|cx| {
             if barred.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(Err(Broken::Barred));
@@ -184,6 +185,11 @@ impl<'a, S: Side, A: App, W: Wire> Pump<'a, S, A, W> {
             }
             if self.poll(cx)?.is_ready() {
                 return Poll::Ready(Ok(()));
+            }
+            if (self.app_ended || self.end != End::NotYet)
+                && let Some(told) = ending.take()
+            {
+                told();
             }
             // An error is looked for after what could be read was read. What is blocked cannot be.
             if broken.is_none() {

@@ -103,7 +103,7 @@ impl World {
     /// A connection of the pool, or a new one with an acceptor behind it.
     async fn connection(&self) -> Connection {
         let generation = self.caller.generation();
-        if let Some(connection) = self.pool.take(generation) {
+        if let Some(connection) = self.pool.take(generation).await {
             return connection;
         }
         *self.handshakes.lock() += 1;
@@ -155,12 +155,15 @@ impl World {
             let mut kept = Kept::default();
             loop {
                 let mut connection = world.connection().await;
+                let mut ending = None;
                 let (_, result) = connection
-                    .carry(&mut app, open(), &mut kept, std::future::pending())
+                    .carry(&mut app, open(), &mut kept, std::future::pending(), || {
+                        ending = Some(world.pool.ending());
+                    })
                     .await;
                 match result {
                     Ok(()) => {
-                        world.pool.put_back(connection);
+                        world.pool.put_back(connection, ending);
                         return Ok(());
                     }
                     Err(why @ Broken::Unprocessed) => connection.part(&why).await,
@@ -452,7 +455,7 @@ async fn a_refused_stream_resets_its_client() {
         ..open()
     };
     let (_, result) = connection
-        .carry(&mut app, wrong, &mut kept, std::future::pending())
+        .carry(&mut app, wrong, &mut kept, std::future::pending(), || {})
         .await;
     assert!(
         matches!(result, Err(Broken::Refused(Refusal::UnknownPort))),
@@ -513,10 +516,8 @@ async fn a_connection_that_drained_while_idle_is_replaced_unseen() {
     world.settled().await;
     world.drain.advance(Phase::Closing);
     soon("the connection's last words", async {
-        while world.pool.take(world.caller.generation()).is_some_and(|c| {
-            world.pool.put_back(c);
-            true
-        }) {
+        while let Some(kept) = world.pool.take(world.caller.generation()).await {
+            world.pool.put_back(kept, None);
             tokio::task::yield_now().await;
         }
     })
@@ -562,7 +563,7 @@ async fn an_idle_connection_is_asked_and_then_closed() {
     let start = Instant::now();
     let connection = Connection::new(BufReader::new(ours), None, 1, start + Duration::from_secs(3600));
     let pool = Arc::new(Pool::new(Arc::default()));
-    pool.put_back(connection);
+    pool.put_back(connection, None);
     assert_eq!(pool.len(), 1);
     while !pool.is_empty() {
         tokio::time::sleep(Duration::from_secs(2)).await;
@@ -580,7 +581,7 @@ async fn a_peer_that_does_not_answer_is_given_up() {
     let start = Instant::now();
     let connection = Connection::new(BufReader::new(ours), None, 1, start + Duration::from_secs(3600));
     let pool = Arc::new(Pool::new(Arc::default()));
-    pool.put_back(connection);
+    pool.put_back(connection, None);
     while !pool.is_empty() {
         tokio::time::sleep(Duration::from_secs(2)).await;
         pool.prune(1);
@@ -612,7 +613,7 @@ async fn a_half_closed_stream_ends_after_an_hour_of_silence_and_no_sooner() {
     client.shutdown().await.expect("ends its side");
     let carrying = tokio::spawn(async move {
         let (_, result) = connection
-            .carry(&mut app, open(), &mut Kept::default(), std::future::pending())
+            .carry(&mut app, open(), &mut Kept::default(), std::future::pending(), || {})
             .await;
         result
     });
@@ -633,7 +634,13 @@ async fn an_open_without_an_answer_is_not_tried_again() {
     let start = Instant::now();
     let mut connection = Connection::new(BufReader::new(ours), None, 1, start + Duration::from_secs(60));
     let (_, result) = connection
-        .carry(&mut Plain(app), open(), &mut Kept::default(), std::future::pending())
+        .carry(
+            &mut Plain(app),
+            open(),
+            &mut Kept::default(),
+            std::future::pending(),
+            || {},
+        )
         .await;
     assert!(matches!(result, Err(Broken::Late(_))), "{result:?}");
     assert_eq!(start.elapsed(), Limits::DIALLER.answer);
@@ -672,7 +679,7 @@ async fn idle_connections_have_a_limit_in_all() {
             caller.generation(),
             Instant::now() + Duration::from_secs(60),
         );
-        pools.last().expect("one").put_back(connection);
+        pools.last().expect("one").put_back(connection, None);
     }
     assert_eq!(idle.count(), 64);
     drop(pools);

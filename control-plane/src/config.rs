@@ -13,20 +13,23 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use outrigger_proto::model::{
-    Access, AccessLog, Dependency, Drain, External, Health, Limits, Mode, Protocol, ServiceName,
+    Access, AccessLog, Dependency, Drain, External, Health, Limits, Mode, Port, Protocol, Service, ServiceName,
 };
 
 mod access;
 mod check;
 mod codes;
+mod conflict;
 mod error;
 mod explain;
 mod matches;
+mod origin;
 mod protect;
 mod raw;
 mod reader;
 mod route;
 mod service;
+mod settings;
 mod suggest;
 #[cfg(test)]
 mod tests;
@@ -38,6 +41,8 @@ mod words;
 pub use codes::{Code, code, codes};
 pub use error::{ConfigError, ConfigErrors, render};
 pub use explain::{Explanation, explain, fields, schema};
+pub use origin::{Level, Source};
+pub use settings::{Change, RouteRow, ServiceChange, Setting, changes, routes};
 pub use suggest::closest;
 pub use traffic::Traffic;
 
@@ -87,8 +92,10 @@ pub struct ServiceDoc {
     pub dir: Option<PathBuf>,
     /// Variables for the app beside those that the mesh sets.
     pub env: BTreeMap<String, EnvValue>,
-    /// Copies that run; at least 1.
+    /// Copies that run, of all versions; at least 1.
     pub replicas: u32,
+    /// What runs; at least one. The only one is called after nobody when the document has no `versions`.
+    pub versions: Vec<VersionDoc>,
     /// At least one; names are unique, the first is the default.
     pub ports: Vec<PortDoc>,
     /// How the sidecar asks the app whether it is well.
@@ -119,6 +126,55 @@ pub struct ServiceDoc {
     pub weight: u32,
     /// Where the document stands.
     pub location: Location,
+    /// Everything that it says or takes over, and where from; without variables, which may be secret.
+    pub settings: Vec<Setting>,
+}
+
+impl ServiceDoc {
+    /// What callers need to know.
+    #[must_use]
+    pub fn resource(&self) -> Service {
+        let traffic = self.traffic.clone();
+        let port = |port: &PortDoc| Port {
+            name: port.name.as_str().into(),
+            protocol: port.protocol,
+        };
+        Service {
+            name: self.name.clone(),
+            ports: self.ports.iter().map(port).collect(),
+            mode: self.mode,
+            connect_timeout: traffic.connect_timeout,
+            balance: traffic.balance,
+            slow_start: traffic.slow_start,
+            zone: traffic.zone,
+            failover: traffic.failover,
+            policy: traffic.policy,
+            retry_budget: traffic.retry_budget,
+            breaker: traffic.breaker,
+            outlier: traffic.outlier,
+            concurrency: traffic.concurrency,
+            routes: traffic.routes,
+            subsets: traffic.subsets,
+            faults: traffic.faults,
+        }
+    }
+}
+
+/// Instances of a service that are alike.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VersionDoc {
+    /// None for the only one of a service without `versions`.
+    pub name: Option<String>,
+    /// Command that starts the app; a shell line. None: somebody else starts it.
+    pub run: Option<String>,
+    /// Copies that run; at least 1.
+    pub replicas: u32,
+    /// The service's, and its own.
+    pub labels: BTreeMap<String, String>,
+    /// Relative share of requests of each endpoint; at least 1.
+    pub weight: u32,
+    /// The service's, and its own.
+    pub env: BTreeMap<String, EnvValue>,
 }
 
 /// A named port of a service.

@@ -5,8 +5,7 @@
 use std::time::Duration;
 
 use outrigger_proto::model::{
-    Access, AccessLog, Dependency, DependencyCheck, External, Health, Mode, Port, Principal, Probe, Service, Trailers,
-    Underscores,
+    Access, AccessLog, Dependency, DependencyCheck, External, Health, Mode, Principal, Probe, Trailers, Underscores,
 };
 use outrigger_proto::wire::mesh as wire;
 
@@ -65,30 +64,7 @@ pub(super) fn proxy(document: &ServiceDoc) -> wire::Proxy {
 
 /// What callers need to know.
 pub(super) fn service(document: &ServiceDoc) -> wire::Service {
-    let port = |port: &crate::config::PortDoc| Port {
-        name: port.name.as_str().into(),
-        protocol: port.protocol,
-    };
-    let traffic = document.traffic.clone();
-    (&Service {
-        name: document.name.clone(),
-        ports: document.ports.iter().map(port).collect(),
-        mode: document.mode,
-        connect_timeout: traffic.connect_timeout,
-        balance: traffic.balance,
-        slow_start: traffic.slow_start,
-        zone: traffic.zone,
-        failover: traffic.failover,
-        policy: traffic.policy,
-        retry_budget: traffic.retry_budget,
-        breaker: traffic.breaker,
-        outlier: traffic.outlier,
-        concurrency: traffic.concurrency,
-        routes: traffic.routes,
-        subsets: traffic.subsets,
-        faults: traffic.faults,
-    })
-        .into()
+    (&document.resource()).into()
 }
 
 fn mode(mode: Mode) -> i32 {

@@ -53,9 +53,10 @@ impl ConfigError {
         self
     }
 
-    /// Gives it its number.
+    /// Gives it its number, whose fix is the hint unless there is a better one.
     pub(super) fn code(mut self, code: &'static Code) -> Self {
         self.code = Some(code.code);
+        self.help.get_or_insert_with(|| code.fix.to_owned());
         self
     }
 

@@ -1,14 +1,15 @@
-//! `match`: which requests a route, fault, rate limit or priority is about.
+//! `match`: which requests a route, fault, rate limit or priority is about. What can match is decided by the matcher
+//! that sidecars use; each part is given to it alone, so that one mistake hides no other.
 
 use std::collections::BTreeMap;
 
-use outrigger_proto::access::normalise;
 use outrigger_proto::model::{FieldMatch, Match, PathMatch, ValueMatch};
+use outrigger_proto::routes;
 
-use super::check::short;
 use super::codes;
 use super::raw;
 use super::reader::Reader;
+use super::tree::Node;
 
 impl Reader<'_> {
     /// The matches under `match`; none for everything.
@@ -21,13 +22,8 @@ impl Reader<'_> {
                     return Vec::new();
                 }
                 if many.is_empty() {
-                    let message = "`match` is an empty list";
-                    self.refuse_with(
-                        codes::NOT_A_MATCH,
-                        &["match"],
-                        message,
-                        Some("leave the key out to match everything".to_owned()),
-                    );
+                    let help = Some("leave the key out to match everything".to_owned());
+                    self.refuse_with(codes::NOT_A_MATCH, &["match"], "`match` is an empty list", help);
                 }
                 let one = |(i, one)| self.inside(&["match", &usize::to_string(&i)]).one_match(one);
                 many.iter().enumerate().map(one).collect()
@@ -37,69 +33,97 @@ impl Reader<'_> {
 
     fn one_match(&mut self, raw: &raw::Match) -> Match {
         let hosts = self.listed("host", raw.host.as_ref());
-        for host in &hosts {
-            let name = host.strip_prefix("*.").unwrap_or(host);
-            if name.parse::<http::uri::Authority>().is_err() || name.contains(['@', '*']) {
-                self.never(&["host"], format!("`{}` is not a host", short(host)));
-            }
-        }
         let grpc = self.listed("grpc", raw.grpc.as_ref());
-        for method in &grpc {
-            let word = |text: &str, dots: bool| {
-                !text.is_empty()
-                    && text
-                        .bytes()
-                        .all(|b| b.is_ascii_alphanumeric() || b == b'_' || (dots && b == b'.'))
-            };
-            let fine = method
-                .split_once('/')
-                .is_some_and(|(service, method)| word(service, true) && (method == "*" || word(method, false)));
-            if !fine {
-                let message = format!("`{}` is not package.Service/Method", short(method));
-                self.never(&["grpc"], message);
-            }
-        }
         let methods = raw.methods.clone().unwrap_or_default();
         if raw.methods.as_ref().is_some_and(Vec::is_empty) {
-            self.never(&["methods"], "`methods` names nothing");
+            self.refuse_as(codes::NOT_A_MATCH, &["methods"], "`methods` names nothing");
         }
-        for (i, method) in methods.iter().enumerate() {
-            let index = i.to_string();
-            if http::Method::from_bytes(method.as_bytes()).is_err() {
-                self.never(&["methods", &index], format!("`{}` is not a method", short(method)));
-            } else if method.bytes().any(|b| b.is_ascii_lowercase()) {
-                let upper = method.to_ascii_uppercase();
-                let message = format!("methods are upper case, and `{}` is not", short(method));
-                self.refuse_with(
-                    codes::NOT_A_MATCH,
-                    &["methods", &index],
-                    message,
-                    Some(format!("did you mean `{upper}`?")),
-                );
-            }
-        }
-        let path = self.path(raw);
-        if !grpc.is_empty() && (path.is_some() || !methods.is_empty()) {
-            let message = "`grpc` says path and method already";
-            let key = if path.is_some() { self.path_key(raw) } else { "methods" };
-            self.never(&[key], message);
-        }
-        Match {
+        let whole = Match {
             hosts: hosts.iter().map(|host| host.to_ascii_lowercase()).collect(),
-            path,
+            path: self.path(raw),
             methods,
             headers: self.fields("headers", raw.headers.as_ref()),
             query: self.fields("query", raw.query.as_ref()),
             grpc,
+        };
+        if self.parts_can_match(raw, &whole) {
+            self.can_match("grpc", None, &whole);
         }
+        whole
     }
 
-    fn path_key(&self, raw: &raw::Match) -> &'static str {
-        match (&raw.path, &raw.prefix) {
-            (Some(_), _) => "path",
-            (None, Some(_)) => "prefix",
-            (None, None) => "regex",
+    /// Gives every part to the matcher alone.
+    fn parts_can_match(&mut self, raw: &raw::Match, whole: &Match) -> bool {
+        let mut fine = true;
+        let lists: [(&str, &[String], fn(String) -> Match); 3] = [
+            ("host", &whole.hosts, |host| Match {
+                hosts: vec![host],
+                ..Match::default()
+            }),
+            ("methods", &whole.methods, |method| Match {
+                methods: vec![method],
+                ..Match::default()
+            }),
+            ("grpc", &whole.grpc, |method| Match {
+                grpc: vec![method],
+                ..Match::default()
+            }),
+        ];
+        for (key, values, alone) in lists {
+            for (i, value) in values.iter().enumerate() {
+                fine &= self.can_match(key, Some(&i.to_string()), &alone(value.clone()));
+            }
         }
+        if whole.path.is_some() {
+            let key = match (&raw.path, &raw.prefix) {
+                (Some(_), _) => "path",
+                (None, Some(_)) => "prefix",
+                (None, None) => "regex",
+            };
+            let alone = Match {
+                path: whole.path.clone(),
+                ..Match::default()
+            };
+            fine &= self.can_match(key, None, &alone);
+        }
+        for field in &whole.headers {
+            let alone = Match {
+                headers: vec![field.clone()],
+                ..Match::default()
+            };
+            fine &= self.can_match("headers", Some(&field.name), &alone);
+        }
+        for field in &whole.query {
+            let alone = Match {
+                query: vec![field.clone()],
+                ..Match::default()
+            };
+            fine &= self.can_match("query", Some(&field.name), &alone);
+        }
+        fine
+    }
+
+    fn can_match(&mut self, key: &str, inner: Option<&str>, one: &Match) -> bool {
+        let Err(error) = routes::Matches::compile(std::slice::from_ref(one)) else {
+            return true;
+        };
+        let expression = matches!(one.path, Some(PathMatch::Regex(_)))
+            || [&one.headers, &one.query]
+                .iter()
+                .any(|fields| fields.iter().any(|f| matches!(f.value, ValueMatch::Regex(_))));
+        let code = if expression { codes::REGEX } else { codes::NOT_A_MATCH };
+        let at: Vec<&str> = std::iter::once(key).chain(inner).collect();
+        // A header is found by the name as it is written.
+        let name = self
+            .node
+            .get(key)
+            .and_then(|fields| inner.and_then(|inner| spelled(fields, inner)));
+        let at = match &name {
+            Some(name) => vec![key, name.as_str()],
+            None => at,
+        };
+        self.refuse_as(code, &at, error.reason);
+        false
     }
 
     fn path(&mut self, raw: &raw::Match) -> Option<PathMatch> {
@@ -108,94 +132,17 @@ impl Reader<'_> {
             let key = if raw.regex.is_some() { "regex" } else { "prefix" };
             self.refuse_as(codes::ONE_OF, &[key], "at most one of path, prefix, regex is possible");
         }
-        if let Some(text) = &raw.path {
-            return Some(match text.contains(['{', '*']) {
-                false => {
-                    self.normal(text, "path");
-                    PathMatch::Exact(text.clone())
-                }
-                true => {
-                    self.template(text);
-                    PathMatch::Template(text.clone())
-                }
-            });
-        }
-        if let Some(text) = &raw.prefix {
-            // `/a/` and `/a` are the same set of segments.
-            let trimmed = match text.len() {
-                0 | 1 => text.as_str(),
-                _ => text.strip_suffix('/').unwrap_or(text),
-            };
-            self.normal(trimmed, "prefix");
-            return Some(PathMatch::Prefix(trimmed.to_owned()));
-        }
-        let text = raw.regex.as_ref()?;
-        self.regex(text, &["regex"]);
-        Some(PathMatch::Regex(text.clone()))
-    }
-
-    /// Refuses a path that no request has after it was normalised.
-    fn normal(&mut self, text: &str, key: &str) {
-        match normalise(text) {
-            Ok(normal) if normal == text => {}
-            Ok(normal) => {
-                let message = format!("`{}` is never a request's path once it is normalised", short(text));
-                let help = format!("write `{}`", short(&normal));
-                self.refuse_with(codes::NOT_A_MATCH, &[key], message, Some(help));
-            }
-            Err(error) => self.never(&[key], format!("`{}` never matches: {error}", short(text))),
-        }
-    }
-
-    /// Refuses placeholders that are not whole segments, and `*` anywhere but at the end.
-    fn template(&mut self, text: &str) {
-        let Some(rest) = text.strip_prefix('/') else {
-            self.never(&["path"], format!("`{}` does not begin with /", short(text)));
-            return;
-        };
-        let segments: Vec<&str> = rest.split('/').collect();
-        let last = segments.len().saturating_sub(1);
-        for (i, segment) in segments.iter().enumerate() {
-            let placeholder = segment.strip_prefix('{').and_then(|inner| inner.strip_suffix('}'));
-            let problem = match placeholder {
-                Some(name) if !name.is_empty() && !name.contains(['{', '}', '*']) => continue,
-                Some(_) => "a placeholder is {name}",
-                None if *segment == "*" && i == last => continue,
-                None if segment.contains('*') => "`*` stands alone at the end",
-                None if segment.contains(['{', '}']) => "a placeholder is a whole segment",
-                None => {
-                    let alone = format!("/{segment}");
-                    if normalise(&alone).is_ok_and(|normal| normal == alone) {
-                        continue;
-                    }
-                    "no request has such a segment once it is normalised"
-                }
-            };
-            self.never(&["path"], format!("`{}` cannot be used: {problem}", short(text)));
-            return;
-        }
-    }
-
-    /// Refuses an expression that the matcher would refuse.
-    fn regex(&mut self, text: &str, path: &[&str]) {
-        if text.len() > 1024 {
-            let message = format!("the expression has {} bytes, more than 1024", text.len());
-            self.refuse_as(codes::REGEX, path, message);
-        }
+        let path = raw.path.clone().map(|text| match text.contains(['{', '}', '*']) {
+            true => PathMatch::Template(text),
+            false => PathMatch::Exact(text),
+        });
+        path.or_else(|| raw.prefix.clone().map(PathMatch::Prefix))
+            .or_else(|| raw.regex.clone().map(PathMatch::Regex))
     }
 
     fn fields(&mut self, key: &str, raw: Option<&BTreeMap<String, raw::Value>>) -> Vec<FieldMatch> {
         let mut out = Vec::new();
         for (name, value) in raw.into_iter().flatten() {
-            let mut shown = name.clone();
-            if key == "headers" {
-                shown.make_ascii_lowercase();
-                if http::HeaderName::from_bytes(shown.as_bytes()).is_err() {
-                    self.never(&[key, name], format!("`{}` is not a header's name", short(name)));
-                }
-            } else if name.is_empty() {
-                self.never(&[key, name], "a query parameter without a name");
-            }
             let value = match value {
                 raw::Value::Exact(text) => ValueMatch::Exact(text.clone()),
                 raw::Value::Like(like) => {
@@ -212,9 +159,6 @@ impl Reader<'_> {
                     .into_iter()
                     .flatten()
                     .collect();
-                    if let Some(text) = &like.regex {
-                        self.regex(text, &[key, name, "regex"]);
-                    }
                     match <[ValueMatch; 1]>::try_from(given) {
                         Ok([one]) => one,
                         Err(_) => {
@@ -225,7 +169,11 @@ impl Reader<'_> {
                     }
                 }
             };
-            out.push(FieldMatch { name: shown, value });
+            let name = match key {
+                "headers" => name.to_ascii_lowercase(),
+                _ => name.clone(),
+            };
+            out.push(FieldMatch { name, value });
         }
         out
     }
@@ -236,14 +184,18 @@ impl Reader<'_> {
             Some(raw::OneOrMany::One(one)) => vec![one.clone()],
             Some(raw::OneOrMany::Many(many)) => {
                 if many.is_empty() {
-                    self.never(&[key], format!("`{key}` names nothing"));
+                    self.refuse_as(codes::NOT_A_MATCH, &[key], format!("`{key}` names nothing"));
                 }
                 many.clone()
             }
         }
     }
+}
 
-    fn never(&mut self, path: &[&str], message: impl Into<String>) {
-        self.refuse_as(codes::NOT_A_MATCH, path, message);
-    }
+/// The key of `fields` that is `name` but for case.
+fn spelled(fields: &Node, name: &str) -> Option<String> {
+    fields
+        .keys()
+        .find(|key| key.text.eq_ignore_ascii_case(name))
+        .map(|key| key.text.clone())
 }

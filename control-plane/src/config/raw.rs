@@ -111,6 +111,9 @@ pub(super) struct Service {
     pub(super) dir: Option<String>,
     /// Variables for the app. Secrets by reference: `{from_env: NAME}` or `{from_file: PATH}`.
     pub(super) env: Option<BTreeMap<String, Env>>,
+    /// Instances that differ, by name: `{v1: {}, v2: {run: ./post2}}` runs both. Each has the label `version` with its
+    /// name, and is a subset of that name, unless `labels` or `subsets` say otherwise. Stands in place of `replicas`.
+    pub(super) versions: Option<BTreeMap<String, Version>>,
     /// Copies that run, each with its own sidecar.
     #[schemars(range(min = 1, max = 100), extend("x-default" = "1"))]
     pub(super) replicas: Option<u32>,
@@ -184,8 +187,27 @@ pub(super) struct Service {
     pub(super) weight: Option<u32>,
 }
 
+/// Instances of a service that are alike; what is left out is as the service says.
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Version {
+    /// A shell line that starts it.
+    #[schemars(extend("x-default" = "the service's `run`"))]
+    pub(super) run: Option<String>,
+    /// Copies that run.
+    #[schemars(range(min = 1, max = 100), extend("x-default" = "1"))]
+    pub(super) replicas: Option<u32>,
+    /// Labels beside those of the service; `version` is the name unless it stands here.
+    pub(super) labels: Option<BTreeMap<String, String>>,
+    /// The share of requests of each of its endpoints.
+    #[schemars(range(min = 1, max = 1_000_000), extend("x-default" = "the service's `weight`"))]
+    pub(super) weight: Option<u32>,
+    /// Variables beside those of the service.
+    pub(super) env: Option<BTreeMap<String, Env>>,
+}
+
 /// A variable's value, or where it comes from.
-#[derive(Debug, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(untagged)]
 pub(super) enum Env {
     Plain(String),
@@ -193,7 +215,7 @@ pub(super) enum Env {
 }
 
 /// Where a variable's value comes from; exactly one.
-#[derive(Debug, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct EnvFrom {
     /// A variable of the environment in which `outrigger` was started.

@@ -3,12 +3,14 @@
 use std::collections::BTreeMap;
 
 use outrigger_proto::model::{
-    Action, Destination, DirectResponse, Forward, HeaderEdits, Mirror, NewPath, Policy, Redirect, Route, ServiceName,
-    Subset,
+    Action, Destination, DirectResponse, Forward, HeaderEdits, Match, Mirror, NewPath, PathMatch, Policy, Redirect,
+    Route, ServiceName, Subset,
 };
+use outrigger_proto::routes::Routes;
 
+use super::VersionDoc;
 use super::check::short;
-use super::codes::{self};
+use super::codes::{self, Code};
 use super::raw;
 use super::reader::Reader;
 use super::tree::Kind;
@@ -120,15 +122,22 @@ impl Reader<'_> {
                 "`rewrite` changes nothing: path, prefix or host is needed",
             );
         }
-        if let Some(host) = &rewrite.host {
-            self.authority(host, &["rewrite", "host"]);
-        }
+        let path = self.new_path("rewrite", rewrite.path.as_deref(), rewrite.prefix.as_deref(), prefixed);
+        let (authority, any) = (rewrite.host.clone(), any_prefix());
+        self.can_route(codes::BAD_ACTION, &["rewrite"], any, |route| {
+            let path = path.clone();
+            route.action = Action::Forward(Forward {
+                authority,
+                path,
+                ..Forward::default()
+            });
+        });
         Forward {
             to,
             sticky,
             mirror,
             authority: rewrite.host.clone(),
-            path: self.new_path("rewrite", rewrite.path.as_deref(), rewrite.prefix.as_deref(), prefixed),
+            path,
         }
     }
 
@@ -181,9 +190,21 @@ impl Reader<'_> {
         out
     }
 
-    /// `subsets`.
-    pub(super) fn subsets(&mut self, raw: &BTreeMap<String, BTreeMap<String, String>>) -> Vec<Subset> {
-        let mut out = Vec::with_capacity(raw.len());
+    /// `subsets`, and one for each of the versions that are written.
+    pub(super) fn subsets(
+        &mut self,
+        raw: &BTreeMap<String, BTreeMap<String, String>>,
+        versions: &[VersionDoc],
+    ) -> Vec<Subset> {
+        let implied = versions.iter().filter_map(|version| {
+            let name = version.name.as_deref().filter(|name| !raw.contains_key(*name))?;
+            let label = version.labels.get("version")?;
+            Some(Subset {
+                name: name.into(),
+                labels: vec![("version".to_owned(), label.clone())],
+            })
+        });
+        let mut out: Vec<Subset> = implied.collect();
         for (name, labels) in raw {
             if labels.is_empty() {
                 self.refuse_as(
@@ -215,14 +236,7 @@ impl Reader<'_> {
                 format!("{status} does not redirect"),
             );
         }
-        if raw.path.is_none() && raw.prefix.is_none() && raw.host.is_none() && raw.scheme.is_none() {
-            let message = "the redirect leads to where the client is";
-            self.refuse_as(codes::BAD_ACTION, &["redirect"], message);
-        }
-        if let Some(host) = &raw.host {
-            self.authority(host, &["redirect", "host"]);
-        }
-        Redirect {
+        let redirect = Redirect {
             status,
             scheme: raw.scheme.map(|scheme| match scheme {
                 raw::Scheme::Http => "http".to_owned(),
@@ -230,7 +244,11 @@ impl Reader<'_> {
             }),
             authority: raw.host.clone(),
             path: self.new_path("redirect", raw.path.as_deref(), raw.prefix.as_deref(), prefixed),
-        }
+        };
+        self.can_route(codes::BAD_ACTION, &["redirect"], any_prefix(), |route| {
+            route.action = Action::Redirect(redirect.clone());
+        });
+        redirect
     }
 
     fn respond(&mut self, raw: &raw::Respond) -> DirectResponse {
@@ -243,15 +261,15 @@ impl Reader<'_> {
             .content_type
             .clone()
             .unwrap_or_else(|| "text/plain; charset=utf-8".to_owned());
-        if content_type.is_empty() || http::HeaderValue::from_str(&content_type).is_err() {
-            let message = format!("`{}` is not a content type", short(&content_type));
-            self.refuse_as(codes::BAD_ACTION, &["respond", "content_type"], message);
-        }
-        DirectResponse {
+        let answer = DirectResponse {
             status: raw.status,
             body,
             content_type,
-        }
+        };
+        self.can_route(codes::BAD_ACTION, &["respond"], Vec::new(), |route| {
+            route.action = Action::Respond(answer.clone());
+        });
+        answer
     }
 
     fn new_path(&mut self, key: &str, path: Option<&str>, prefix: Option<&str>, prefixed: bool) -> Option<NewPath> {
@@ -266,73 +284,69 @@ impl Reader<'_> {
             let message = format!("`{key}.prefix` stands for a prefix, and not every match of this route has one");
             self.refuse_as(codes::PREFIX_WITHOUT_PREFIX, &[key, "prefix"], message);
         }
-        for (name, text) in [("path", path), ("prefix", prefix)] {
-            let bad = text.filter(|text| text.parse::<http::uri::PathAndQuery>().is_err() || !text.starts_with('/'));
-            if let Some(text) = bad.or_else(|| text.filter(|text| text.contains(['?', '#']))) {
-                let message = format!("`{}` is not a path", short(text));
-                self.refuse_as(codes::BAD_ACTION, &[key, name], message);
-            }
-        }
         path.map(|path| NewPath::Full(path.to_owned()))
             .or_else(|| prefix.map(|prefix| NewPath::Prefix(prefix.to_owned())))
     }
 
-    fn authority(&mut self, text: &str, path: &[&str]) {
-        if text.parse::<http::uri::Authority>().is_err() || text.contains('@') {
-            let message = format!("`{}` is not a host, with or without a port", short(text));
-            self.refuse_as(codes::BAD_ACTION, path, message);
-        }
-    }
-
     fn header_edits(&mut self, raw: Option<&raw::HeaderEdits>, key: &str) -> HeaderEdits {
         let Some(raw) = raw else { return HeaderEdits::default() };
-        let mut pairs = |part: &str, fields: Option<&BTreeMap<String, String>>| {
-            let mut out = Vec::new();
-            for (name, value) in fields.into_iter().flatten() {
-                self.header_name(name, &[key, part, name]);
-                if http::HeaderValue::from_str(value).is_err() {
-                    let message = format!("the value of `{}` is not one of a header", short(name));
-                    self.refuse_as(codes::HEADER_EDIT, &[key, part, name], message);
-                }
-                out.push((name.to_ascii_lowercase(), value.clone()));
+        let edits = |part: &str, name: &str, value: &str| {
+            let pair = || vec![(name.to_ascii_lowercase(), value.to_owned())];
+            match part {
+                "set" => HeaderEdits {
+                    set: pair(),
+                    ..HeaderEdits::default()
+                },
+                "add" => HeaderEdits {
+                    add: pair(),
+                    ..HeaderEdits::default()
+                },
+                _ => HeaderEdits {
+                    remove: vec![name.to_ascii_lowercase()],
+                    ..HeaderEdits::default()
+                },
             }
-            out
         };
-        let (set, add) = (pairs("set", raw.set.as_ref()), pairs("add", raw.add.as_ref()));
-        let mut remove = Vec::new();
-        for (i, name) in raw.remove.iter().flatten().enumerate() {
-            self.header_name(name, &[key, "remove", &i.to_string()]);
-            remove.push(name.to_ascii_lowercase());
+        let mut whole = HeaderEdits::default();
+        for (part, fields) in [("set", &raw.set), ("add", &raw.add)] {
+            for (name, value) in fields.iter().flatten() {
+                let one = edits(part, name, value);
+                self.can_route(codes::HEADER_EDIT, &[key, part, name], Vec::new(), |route| {
+                    route.request_headers.clone_from(&one);
+                });
+                whole.set.extend(one.set);
+                whole.add.extend(one.add);
+            }
         }
-        HeaderEdits { set, add, remove }
+        for (i, name) in raw.remove.iter().flatten().enumerate() {
+            let one = edits("remove", name, "");
+            self.can_route(
+                codes::HEADER_EDIT,
+                &[key, "remove", &i.to_string()],
+                Vec::new(),
+                |route| {
+                    route.request_headers.clone_from(&one);
+                },
+            );
+            whole.remove.extend(one.remove);
+        }
+        whole
     }
 
-    /// Refuses names that routes may not change: framing, one hop's, the mesh's own.
-    fn header_name(&mut self, name: &str, path: &[&str]) {
-        const NOT_OURS: [&str; 11] = [
-            "connection",
-            "content-length",
-            "host",
-            "keep-alive",
-            "proxy-authenticate",
-            "proxy-authorization",
-            "proxy-connection",
-            "te",
-            "trailer",
-            "transfer-encoding",
-            "upgrade",
-        ];
-        let lower = name.to_ascii_lowercase();
-        let problem = if http::HeaderName::from_bytes(lower.as_bytes()).is_err() {
-            "is not a header's name"
-        } else if NOT_OURS.contains(&lower.as_str()) {
-            "belongs to the connection or the message's framing"
-        } else if lower.starts_with("outrigger-") || lower.starts_with("outrigger_") {
-            "belongs to the mesh"
-        } else {
-            return;
+    /// Gives a route that has nothing but one part to the sidecars' own check.
+    fn can_route(&mut self, code: &'static Code, path: &[&str], matches: Vec<Match>, part: impl FnOnce(&mut Route)) {
+        let mut route = Route {
+            name: "x".into(),
+            matches,
+            action: Action::Forward(Forward::default()),
+            policy: Policy::default(),
+            request_headers: HeaderEdits::default(),
+            response_headers: HeaderEdits::default(),
         };
-        self.refuse_as(codes::HEADER_EDIT, path, format!("`{}` {problem}", short(name)));
+        part(&mut route);
+        if let Err(error) = Routes::compile(&[route]) {
+            self.refuse_as(code, path, error.reason);
+        }
     }
 
     /// The name of a route, fault or rate limit.
@@ -366,6 +380,14 @@ impl Reader<'_> {
     }
 }
 
-fn is_prefix(path: Option<&outrigger_proto::model::PathMatch>) -> bool {
-    matches!(path, Some(outrigger_proto::model::PathMatch::Prefix(_)))
+fn is_prefix(path: Option<&PathMatch>) -> bool {
+    matches!(path, Some(PathMatch::Prefix(_)))
+}
+
+/// A match under which a new prefix is possible: that it is there is looked at elsewhere.
+fn any_prefix() -> Vec<Match> {
+    vec![Match {
+        path: Some(PathMatch::Prefix("/".to_owned())),
+        ..Match::default()
+    }]
 }

@@ -1,16 +1,19 @@
 //! One service's document: raw to validated, defaults filled in.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use outrigger_proto::model::{AccessLog, Drain, External, Health, Limits, Mode, ServiceName, Trailers, Underscores};
 
 use super::access::Inherited;
+use super::conflict;
+use super::origin::Origins;
 use super::reader::Reader;
 use super::traffic::Traffic;
 use super::tree::Node;
 use super::whole::Report;
-use super::{Location, RESERVED_NAMESPACE, ServiceDoc, raw};
+use super::{EnvValue, Location, RESERVED_NAMESPACE, ServiceDoc, VersionDoc, codes, raw, settings};
 
 /// What holds for all services of a file.
 pub(super) struct Context<'a> {
@@ -18,6 +21,8 @@ pub(super) struct Context<'a> {
     file: &'a str,
     root: Option<&'a Path>,
     now: SystemTime,
+    head: Option<&'a Node>,
+    defaults: Option<&'a Node>,
     policy: Policy,
     health: Health,
     pub(super) access: Inherited,
@@ -52,7 +57,7 @@ impl<'a> Context<'a> {
     pub(super) fn new(
         (file, root, now): (&'a str, Option<&'a Path>, SystemTime),
         mesh: &raw::Mesh,
-        head: Option<&Node>,
+        head: Option<&'a Node>,
         report: &mut Report,
     ) -> Self {
         let built_in = Policy {
@@ -69,6 +74,8 @@ impl<'a> Context<'a> {
             file,
             root,
             now,
+            head,
+            defaults: head.and_then(|head| head.get("defaults")),
             policy: built_in,
             health: Health::default(),
             access: Inherited::default(),
@@ -153,9 +160,19 @@ pub(super) fn validate(
     if policy.mode == Mode::Off {
         reader.known_callers(&access);
     }
+    let labels = raw.labels.unwrap_or_default();
+    let alone = VersionDoc {
+        name: None,
+        run: raw.run.clone(),
+        replicas: raw.replicas.unwrap_or(1),
+        labels: labels.clone(),
+        weight: raw.weight.unwrap_or(1),
+        env: env.clone(),
+    };
+    let versions = reader.versions(raw.versions.as_ref(), raw.replicas.is_some(), alone, context);
     let traffic = Traffic {
         routes: reader.routes(&raw.routes.unwrap_or_default(), &name, &policy.traffic.policy),
-        subsets: reader.subsets(&raw.subsets.unwrap_or_default()),
+        subsets: reader.subsets(&raw.subsets.unwrap_or_default(), &versions),
         failover: reader.failover(&raw.failover.unwrap_or_default(), &name),
         faults: reader.faults(&raw.faults.unwrap_or_default(), &name, context.now),
         rate_limits: reader.rate_limits(&raw.rate_limits.unwrap_or_default()),
@@ -171,17 +188,20 @@ pub(super) fn validate(
             );
         }
     }
-    Some(ServiceDoc {
+    let mut service = ServiceDoc {
         name,
         language: raw.language,
         build: raw.build,
-        run: raw.run,
+        run: raw
+            .run
+            .or_else(|| versions.iter().find_map(|version| version.run.clone())),
         dir: match (&raw.dir, context.root) {
             (Some(dir), _) => Some(context.resolve(dir)),
             (None, root) => root.map(Path::to_path_buf),
         },
         env,
-        replicas: raw.replicas.unwrap_or(1),
+        replicas: versions.iter().map(|version| version.replicas).sum(),
+        versions,
         ports,
         health,
         depends,
@@ -194,17 +214,77 @@ pub(super) fn validate(
         mode: policy.mode,
         access,
         exposed_app: raw.exposed_app.unwrap_or(false),
-        labels: raw.labels.unwrap_or_default(),
+        labels,
         weight: raw.weight.unwrap_or(1),
         location: Location {
             file: context.file.to_owned(),
             line: node.span.line,
             column: node.span.column,
         },
-    })
+        settings: Vec::new(),
+    };
+    let origins = Origins {
+        file: context.file,
+        defaults: context.defaults,
+        service: node,
+        route: None,
+    };
+    conflict::service(&service, origins, report);
+    service.settings = settings::of(&service, origins, context.head);
+    Some(service)
 }
 
 impl Reader<'_> {
+    /// What runs; `alone` is what holds without `versions`, and where a version says nothing.
+    fn versions(
+        &mut self,
+        raw: Option<&BTreeMap<String, raw::Version>>,
+        replicas: bool,
+        alone: VersionDoc,
+        context: &Context<'_>,
+    ) -> Vec<VersionDoc> {
+        let Some(raw) = raw.filter(|raw| !raw.is_empty()) else {
+            return vec![alone];
+        };
+        if replicas {
+            let message = "`replicas` stands beside `versions`, which have their own";
+            self.refuse_as(codes::VERSIONS, &["replicas"], message);
+        }
+        let mut out: Vec<VersionDoc> = Vec::with_capacity(raw.len());
+        for (name, version) in raw {
+            if let Err(error) = ServiceName::new("x", name) {
+                self.refuse_as(codes::VERSIONS, &["versions", name], error.reason);
+            }
+            let mut labels = alone.labels.clone();
+            labels.insert("version".to_owned(), name.clone());
+            labels.extend(version.labels.clone().unwrap_or_default());
+            let mut env: BTreeMap<String, EnvValue> = alone.env.clone();
+            env.extend(
+                self.inside(&["versions", name])
+                    .env(version.env.clone().unwrap_or_default(), context),
+            );
+            let run = version.run.clone().or_else(|| alone.run.clone());
+            if run.is_none() && raw.values().any(|version| version.run.is_some()) {
+                let message = format!("the version `{}` has no `run`", super::check::short(name));
+                self.refuse_as(codes::VERSIONS, &["versions", name], message);
+            }
+            if let Some(other) = out.iter().find(|other| other.labels == labels) {
+                let other = other.name.as_deref().unwrap_or_default();
+                let message = format!("the versions `{other}` and `{name}` have the same labels");
+                self.refuse_as(codes::VERSIONS, &["versions", name, "labels"], message);
+            }
+            out.push(VersionDoc {
+                name: Some(name.clone()),
+                run,
+                replicas: version.replicas.unwrap_or(1),
+                labels,
+                weight: version.weight.unwrap_or(alone.weight),
+                env,
+            });
+        }
+        out
+    }
+
     fn policy(&mut self, raw: RawPolicy, defaults: &Policy) -> Policy {
         let limits = raw.limits.unwrap_or_default();
         let drain = raw.drain.unwrap_or_default();

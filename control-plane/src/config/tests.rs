@@ -377,6 +377,19 @@ health: { tcp: true, every: 2s, timeout: 1s, healthy: 1, unhealthy: 2 }
 timeout: none
 connect_timeout: 1s
 balance: p2c_peak_ewma
+idle_timeout: none
+queue_timeout: 1s
+idempotent: false
+retry: { attempts: 1, per_try: none, on: [502, 503, 504, UNAVAILABLE, timeout, reset], backoff: 25ms, max_backoff: 250ms, budget: { percent: 20%, min_per_second: 3 } }
+hedge: off
+failures: [500, 502, 503, 504, UNKNOWN, DEADLINE_EXCEEDED, INTERNAL, UNAVAILABLE, DATA_LOSS, timeout, reset, connect]
+priority: normal
+breaker: off
+outlier: { failures: 5, rate: 0%, slow: none, slow_rate: 0%, min_requests: 20, window: 10s, ejection: 30s, max_ejection: 5m, max_ejected: 50%, panic: 50% }
+concurrency: { requests: none, endpoint_requests: none, pending: 1024, connections: none }
+slow_start: none
+zone: off
+admission: off
 external: allow
 limits: { max_connections: 20000, max_header_bytes: 61440, max_headers: 100, header_timeout: 10s, idle_timeout: 1h, max_connection_age: 1h }
 drain: { delay: 500ms, deadline: 10s }
@@ -389,6 +402,18 @@ audit: false
     )
     .unwrap();
     written.services[0].location = plain.services[0].location.clone();
+    // Equal values, said by another.
+    let values = |settings: &[super::Setting]| {
+        settings
+            .iter()
+            .map(|s| (s.key.clone(), s.value.clone()))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(
+        values(&plain.services[0].settings),
+        values(&written.services[0].settings)
+    );
+    written.services[0].settings.clone_from(&plain.services[0].settings);
     assert_eq!(plain, written);
     let said: Vec<_> = fields()
         .into_iter()

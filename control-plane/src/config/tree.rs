@@ -88,6 +88,15 @@ impl Node {
         next.map_or(self, |node| node.inside(rest))
     }
 
+    /// The keys of a map, in the order of the file.
+    pub(super) fn keys(&self) -> impl Iterator<Item = &Key> {
+        let entries = match &self.kind {
+            Kind::Map(entries) => entries.as_slice(),
+            _ => &[],
+        };
+        entries.iter().map(|(key, _)| key)
+    }
+
     /// True for `key:` with nothing behind it, `~` and `null`.
     pub(super) fn is_null(&self) -> bool {
         matches!(self.kind, Kind::Scalar(_, Scalar::Null))

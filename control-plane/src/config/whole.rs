@@ -9,6 +9,7 @@ use outrigger_proto::model::ServiceName;
 
 use super::access;
 use super::check::check;
+use super::conflict;
 use super::error::{ConfigError, ConfigErrors};
 use super::explain::definition;
 use super::raw;
@@ -47,6 +48,11 @@ impl Report {
     pub(super) fn at(&mut self, span: &Span, message: impl Into<String>) {
         let error = self.error(span, message);
         self.push(error);
+    }
+
+    /// True while nothing was refused.
+    pub(super) fn is_fine(&self) -> bool {
+        self.errors.is_empty()
     }
 
     fn first_line(&self, span: &Span) -> Span {
@@ -120,6 +126,7 @@ pub(super) fn read(file: &str, text: &str, root: Option<&Path>, now: SystemTime)
     calls(&services, &described, &mut report);
     access::callers(&services, &described, &mut report);
     access::namespaces(&context.access, head, &described, &mut report);
+    conflict::destinations(&services, &described, &mut report);
     fixed_ports(&services, &mut report);
 
     report.warnings.sort_by_key(|warning| (warning.line, warning.column));

@@ -262,7 +262,7 @@ pub struct Outlier {
     pub max_ejection: Duration,
     /// Of the endpoints, rounded down. Default 50.
     pub max_ejected_percent: u32,
-    /// Fewer usable endpoints than this share, and all are used, ejected or not. Default 50.
+    /// Fewer usable endpoints than this share, and all are used, ejected or not. 0: never. Default 50.
     pub panic_percent: u32,
 }
 

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use outrigger_control_plane::config::{EnvValue, Mesh, PortDoc, ServiceDoc};
+use outrigger_control_plane::config::{EnvValue, Mesh, PortDoc, ServiceDoc, VersionDoc};
 use outrigger_proto::model::{Protocol, ServiceName};
 use serde_json::json;
 
@@ -67,8 +67,14 @@ pub(crate) fn plan(mesh: &Mesh, site: &Site, control_plane_port: Option<u16>) ->
             ));
             continue;
         }
-        for number in 1..=service.replicas {
-            instances.push(planner.instance(service, number, control_plane, &fixed)?);
+        // Fixed ports are the first instance's; the file refuses them for several.
+        let mut first = true;
+        for version in &service.versions {
+            for number in 1..=version.replicas {
+                let one = Numbered { version, number, first };
+                instances.push(planner.instance(service, &one, control_plane, &fixed)?);
+                first = false;
+            }
         }
     }
     if !planner.problems.is_empty() {
@@ -86,6 +92,15 @@ pub(crate) fn plan(mesh: &Mesh, site: &Site, control_plane_port: Option<u16>) ->
         tokens: Some(tokens),
         instances,
     })
+}
+
+/// One of the instances of a service.
+struct Numbered<'a> {
+    version: &'a VersionDoc,
+    /// From 1, of the version.
+    number: u32,
+    /// Of the whole service.
+    first: bool,
 }
 
 struct Planner<'a> {
@@ -158,12 +173,16 @@ impl Planner<'_> {
     fn instance(
         &mut self,
         service: &ServiceDoc,
-        number: u32,
+        one: &Numbered<'_>,
         control_plane: SocketAddr,
         fixed: &[u16],
     ) -> anyhow::Result<Instance> {
-        let name = format!("{}-{number}", service.name.service());
-        let ports = self.inbound(service, number, fixed)?;
+        let version = one.version;
+        let name = match &version.name {
+            None => format!("{}-{}", service.name.service(), one.number),
+            Some(version) => format!("{}-{version}-{}", service.name.service(), one.number),
+        };
+        let ports = self.inbound(service, one.first, fixed)?;
         let calls = self.outbound(service)?;
         let (admin, proxy) = (loopback(self.ports.free()?), loopback(self.ports.free()?));
         let wiring = Wiring {
@@ -174,14 +193,14 @@ impl Planner<'_> {
             instance: &name,
         };
         let mut env = wiring.environment();
-        for (key, value) in &service.env {
+        for (key, value) in &version.env {
             match resolve(key, value) {
                 Ok(value) => env.push((key.to_owned(), value)),
                 Err(problem) => self.problems.push(format!("{}: {problem}", service.name.service())),
             }
         }
         let mut app = Launch::shell(
-            service.run.as_deref().unwrap_or_default(),
+            version.run.as_deref().unwrap_or_default(),
             dir(service, &self.site.layout.root),
         );
         app.env = env;
@@ -193,8 +212,8 @@ impl Planner<'_> {
 
         let bootstrap = self.site.layout.run.join(format!("{name}.sidecar.json"));
         let mut document = wiring.bootstrap(admin, Some(control_plane));
-        document["labels"] = json!(service.labels);
-        document["weight"] = json!(service.weight);
+        document["labels"] = json!(version.labels);
+        document["weight"] = json!(version.weight);
         document["state_dir"] = json!(self.site.layout.state.join("sidecars").join(&name));
         document["identity"] = json!({"token_file": Tokens::file(&self.site.layout, &service.name)});
         tokens::write(&bootstrap, &serde_json::to_vec_pretty(&document)?)
@@ -223,16 +242,16 @@ impl Planner<'_> {
         )
     }
 
-    fn inbound(&mut self, service: &ServiceDoc, number: u32, fixed: &[u16]) -> anyhow::Result<Vec<UpPort>> {
+    fn inbound(&mut self, service: &ServiceDoc, first: bool, fixed: &[u16]) -> anyhow::Result<Vec<UpPort>> {
         let mut ports = Vec::new();
         for port in &service.ports {
             // A fixed port can have one listener: the first replica. The others are reached through the mesh.
             let mut choose = |asked: Option<u16>| match asked {
-                Some(asked) if number == 1 && fixed.contains(&asked) => Ok(asked),
+                Some(asked) if first && fixed.contains(&asked) => Ok(asked),
                 _ => self.ports.free(),
             };
             let (listen, app) = (loopback(choose(port.port)?), loopback(choose(port.app_port)?));
-            if number > 1 && port.app_port.is_some() {
+            if !first && port.app_port.is_some() {
                 let problem = "several replicas cannot share one `app_port`";
                 self.problems.push(format!("{}: {problem}", service.name.service()));
             }

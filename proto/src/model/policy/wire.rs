@@ -240,7 +240,11 @@ impl TryFrom<wire::Outlier> for Outlier {
                 "max_ejected_percent",
                 default.max_ejected_percent,
             )?,
-            panic_percent: percent(wire.panic_percent, "panic_percent", default.panic_percent)?,
+            panic_percent: match wire.panic_percent {
+                None => default.panic_percent,
+                // 0 is not the default here: it means never.
+                Some(share) => percent(share, "panic_percent", 0)?,
+            },
         })
     }
 }
@@ -253,7 +257,7 @@ impl From<&Outlier> for wire::Outlier {
             ejection_ms: millis(outlier.ejection),
             max_ejection_ms: millis(outlier.max_ejection),
             max_ejected_percent: outlier.max_ejected_percent,
-            panic_percent: outlier.panic_percent,
+            panic_percent: Some(outlier.panic_percent),
         }
     }
 }

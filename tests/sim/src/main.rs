@@ -1,5 +1,7 @@
 //! Prints the table of all scenes, as `tests/sim/README.md` has it.
 
-fn main() {
-    print!("{}", outrigger_sim::table::markdown());
+use std::io::Write as _;
+
+fn main() -> std::io::Result<()> {
+    std::io::stdout().write_all(outrigger_sim::table::markdown().as_bytes())
 }

@@ -30,6 +30,7 @@ mod opaque;
 mod panics;
 mod paths;
 mod proxy;
+mod routes;
 mod smuggling;
 mod structure;
 mod tcp;
@@ -50,6 +51,7 @@ fn main() {
         tcp::tests(),
         opaque::tests(),
         proxy::tests(),
+        routes::tests(),
         failure::tests(),
         cancel::tests(),
         smuggling::tests(),

@@ -40,6 +40,7 @@ struct Spec {
     timeout_ms: u32,
     bare: bool,
     edits: Vec<Edit>,
+    labels: HashMap<usize, Value>,
 }
 
 impl fmt::Debug for Spec {
@@ -80,6 +81,7 @@ impl Plan {
             timeout_ms: 0,
             bare: false,
             edits: Vec::new(),
+            labels: HashMap::new(),
         });
         self
     }
@@ -108,6 +110,15 @@ impl Plan {
     pub fn policy(mut self, edit: impl FnOnce(&mut wire::Service) + Send + 'static) -> Self {
         if let Some(last) = self.services.last_mut() {
             last.edits.push(Box::new(edit));
+        }
+        self
+    }
+
+    /// Labels of the `i`th endpoint of the service named last.
+    #[must_use]
+    pub fn labels(mut self, i: usize, labels: Value) -> Self {
+        if let Some(last) = self.services.last_mut() {
+            last.labels.insert(i, labels);
         }
         self
     }
@@ -176,7 +187,11 @@ impl Plan {
                     inbound.insert((spec.name.clone(), i), sidecar);
                     listen
                 };
-                endpoints.push(endpoint(&spec.name, i, dial, !spec.bare));
+                let mut endpoint = endpoint(&spec.name, i, dial, !spec.bare);
+                if let Some(labels) = spec.labels.remove(&i) {
+                    endpoint["labels"] = labels;
+                }
+                endpoints.push(endpoint);
             }
         }
         for ghost in &self.ghosts {

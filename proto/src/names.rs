@@ -54,7 +54,10 @@ spelled!(
 spelled!(
     /// `Balance`.
     balance, crate::wire::mesh::Balance,
-    ["p2c_peak_ewma" => P2cPeakEwma]
+    [
+        "p2c_peak_ewma" => P2cPeakEwma, "least_request" => LeastRequest, "round_robin" => RoundRobin, "random" => Random,
+        "ring" => Ring, "maglev" => Maglev,
+    ]
 );
 spelled!(
     /// `AccessLog`.

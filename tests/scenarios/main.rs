@@ -10,6 +10,7 @@
     reason = "a test prints, panics with a text, knows its strings, and runs once"
 )]
 
+mod balance;
 mod cancel;
 mod control_plane;
 mod control_script;
@@ -30,7 +31,6 @@ mod opaque;
 mod panics;
 mod paths;
 mod proxy;
-mod routes;
 mod smuggling;
 mod structure;
 mod tcp;
@@ -51,8 +51,8 @@ fn main() {
         tcp::tests(),
         opaque::tests(),
         proxy::tests(),
-        routes::tests(),
         failure::tests(),
+        balance::tests(),
         cancel::tests(),
         smuggling::tests(),
         hostile::tests(),

@@ -6,7 +6,7 @@
 //! - [`mesh`]: sidecars in static mode around apps; [`control`]: the same under a control plane;
 //! - [`apps`]: apps that behave badly on purpose and count what they saw;
 //! - [`http1`], [`client`], [`h2`]: HTTP as bytes, so that a test sees exactly what was sent;
-//! - [`control_script`]: a control plane that sends what a real one never would;
+//! - [`control_script`]: a control plane that sends what a real one never would; [`fleet`]: who is in the mesh, every moment;
 //! - [`pki`]: certificates, good and bad;
 //! - [`load`]: requests that go on meanwhile;
 //! - [`tools`]: judges that did not come from us; [`golden`]: their kept verdicts.
@@ -17,6 +17,7 @@ pub mod apps;
 pub mod client;
 pub mod control;
 pub mod control_script;
+pub mod fleet;
 pub mod golden;
 pub mod h2;
 pub mod http1;

@@ -28,7 +28,10 @@ impl Load {
             tasks.spawn(async move {
                 let mut client = Client::connect(addr).await?;
                 while !stop.load(Ordering::SeqCst) {
-                    let answer = client.exchange("GET /load HTTP/1.1\r\nHost: h\r\n\r\n").await?;
+                    // Another path each time: what is balanced by it goes everywhere.
+                    let n = passed.load(Ordering::SeqCst);
+                    let request = format!("GET /load/{n} HTTP/1.1\r\nHost: h\r\n\r\n");
+                    let answer = client.exchange(&request).await?;
                     ensure!(answer.status() == 200 && answer.body.complete, "{answer:?}");
                     passed.fetch_add(1, Ordering::SeqCst);
                     let closes = |v: &str| v.eq_ignore_ascii_case("close");

@@ -28,10 +28,14 @@ pub struct Plan {
     inbound: Value,
     access_log: bool,
     workers: Option<usize>,
+    labels: Value,
 }
 
 /// A change of a service's resource.
 type Edit = Box<dyn FnOnce(&mut wire::Service) + Send>;
+
+/// A change of the resource of a service's `i`th instance.
+type EndpointEdit = Box<dyn Fn(usize, &mut wire::Endpoint) + Send>;
 
 struct Spec {
     name: String,
@@ -40,7 +44,7 @@ struct Spec {
     timeout_ms: u32,
     bare: bool,
     edits: Vec<Edit>,
-    labels: HashMap<usize, Value>,
+    endpoints: Vec<EndpointEdit>,
 }
 
 impl fmt::Debug for Spec {
@@ -81,7 +85,7 @@ impl Plan {
             timeout_ms: 0,
             bare: false,
             edits: Vec::new(),
-            labels: HashMap::new(),
+            endpoints: Vec::new(),
         });
         self
     }
@@ -114,12 +118,19 @@ impl Plan {
         self
     }
 
-    /// Labels of the `i`th endpoint of the service named last.
+    /// Changes the resource of each instance of the service named last: labels, weight.
     #[must_use]
-    pub fn labels(mut self, i: usize, labels: Value) -> Self {
+    pub fn endpoints(mut self, edit: impl Fn(usize, &mut wire::Endpoint) + Send + 'static) -> Self {
         if let Some(last) = self.services.last_mut() {
-            last.labels.insert(i, labels);
+            last.endpoints.push(Box::new(edit));
         }
+        self
+    }
+
+    /// The labels of the caller's own instance, for example its zone.
+    #[must_use]
+    pub fn labels(mut self, labels: Value) -> Self {
+        self.labels = labels;
         self
     }
 
@@ -187,11 +198,9 @@ impl Plan {
                     inbound.insert((spec.name.clone(), i), sidecar);
                     listen
                 };
-                let mut endpoint = endpoint(&spec.name, i, dial, !spec.bare);
-                if let Some(labels) = spec.labels.remove(&i) {
-                    endpoint["labels"] = labels;
-                }
-                endpoints.push(endpoint);
+                let mut endpoint: wire::Endpoint = serde_json::from_value(endpoint(&spec.name, i, dial, !spec.bare))?;
+                spec.endpoints.iter().for_each(|edit| edit(i, &mut endpoint));
+                endpoints.push(serde_json::to_value(endpoint)?);
             }
         }
         for ghost in &self.ghosts {
@@ -212,6 +221,9 @@ impl Plan {
                 "endpoints": endpoints,
             },
         });
+        if self.labels.is_object() {
+            config["labels"] = self.labels.clone();
+        }
         if let Some(workers) = self.workers {
             config["workers"] = json!(workers);
         }

@@ -14,6 +14,10 @@ use super::{Ask, Sight, Standing};
 /// How old the count of endpoints that are well may be. Counting all at every request would cost what there are.
 const COUNTED: Duration = Duration::from_millis(10);
 
+/// So many requests at a time of one worker are no load, whatever the bound: with few in flight the average is about one,
+/// and two values that happen to come together would part one from its endpoint.
+pub(super) const FEW: u32 = 8;
+
 /// One endpoint to choose from.
 #[derive(Debug, Clone, Copy)]
 pub struct Candidate {
@@ -298,8 +302,8 @@ impl Hashed {
             return false;
         };
         let in_flight = sight.in_flight(member.endpoint);
-        // Most often, and then nothing has to be summed up: the bound is never below 1.
-        if in_flight == 0 {
+        // Most often, and then nothing has to be summed up.
+        if in_flight < FEW {
             return true;
         }
         let (total, weights) = *sums.get_or_insert_with(|| {

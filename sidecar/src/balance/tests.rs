@@ -1,3 +1,5 @@
+//! Every way of balancing, with chance and time as the test wants them.
+
 use std::cell::RefCell;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -423,7 +425,7 @@ proptest! {
         }
     }
 
-    /// No endpoint ever has more than the bound allows of what is in flight.
+    /// No endpoint ever has more than the bound allows of what is in flight, but for a few.
     #[test]
     fn the_bound_is_never_exceeded(
         maglev: bool, weights in proptest::collection::vec(1u32..5, 1..9), bound in 101u32..200, values in 1u64..20, seed: u64,
@@ -434,14 +436,15 @@ proptest! {
         let scene = Scene::well(weights.len());
         let mut rng = fastrand::Rng::with_seed(seed);
         let sum: u32 = weights.iter().sum();
-        for total in 1..200u32 {
+        for total in 1..400u32 {
             // Few values: some endpoints would get everything.
             let ask = Ask { now, hash: Some(hash(&rng.u64(..values).to_le_bytes())), tried: &[] };
             let picked = choose(std::iter::once(&picker), &ask, Resort::Ejected, &mut |k| rng.usize(..k), &scene);
             let picked = picked.expect("one is well");
             scene.begin(picked);
             let part = u64::from(bound) * u64::from(total) * u64::from(weights[picked]);
-            prop_assert!(u64::from(scene.in_flight(picked)) <= part.div_ceil(100 * u64::from(sum)));
+            let bound = part.div_ceil(100 * u64::from(sum)).max(u64::from(picker::FEW));
+            prop_assert!(u64::from(scene.in_flight(picked)) <= bound);
         }
     }
 }

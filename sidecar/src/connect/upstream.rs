@@ -203,7 +203,7 @@ impl Upstream {
             let (connection, fresh) = match self.take_idle() {
                 Some(connection) => (connection, false),
                 // Boxed: rare, and otherwise part of every request.
-                None => match Box::pin(self.open_http1()).await {
+                None => match Box::pin(self.counted_open(self.open_http1())).await {
                     Ok(connection) => (connection, true),
                     Err(source) => return Err(SendError::never(request, source)),
                 },
@@ -234,7 +234,7 @@ impl Upstream {
         for _ in 0..3 {
             let (connection, fresh) = match self.take_shared() {
                 Some(connection) => (connection, false),
-                None => match Box::pin(self.open_http2()).await {
+                None => match Box::pin(self.counted_open(self.open_http2())).await {
                     Ok(connection) => (connection, true),
                     Err(source) => return Err(SendError::never(request, source)),
                 },
@@ -256,6 +256,13 @@ impl Upstream {
             request,
             "every connection closed before it took the request".into(),
         ))
+    }
+
+    /// Counts the request while its connection is opened: others that come meanwhile must see that it is here, or a
+    /// burst goes to one endpoint whole.
+    async fn counted_open<T>(self: &Arc<Self>, open: impl Future<Output = T>) -> T {
+        let _here = Lease::counted(self.clone());
+        open.await
     }
 
     fn take_idle(&self) -> Option<http1::Connection> {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::Setting;
+use super::{Setting, Source};
 use crate::config::ServiceDoc;
 
 /// What is different about one service.
@@ -24,9 +24,18 @@ pub struct Change {
     /// Its path.
     pub key: String,
     /// The value before and where it came from; none when there was none.
-    pub old: Option<Setting>,
+    pub old: Option<Said>,
     /// The value after; none when there is none any more.
-    pub new: Option<Setting>,
+    pub new: Option<Said>,
+}
+
+/// A value and where it comes from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Said {
+    /// As mesh.yaml spells it.
+    pub value: String,
+    /// Where it comes from.
+    pub source: Source,
 }
 
 /// What differs from `old` to `new`, by service; nothing when all is the same. Lines that only moved are no difference.
@@ -50,7 +59,7 @@ pub fn changes<'a>(
                 let field = |setting: &Setting| Change {
                     key: setting.key.clone(),
                     old: None,
-                    new: Some(setting.clone()),
+                    new: Some(said_of(setting)),
                 };
                 ("added", said.map(field).collect())
             }
@@ -74,8 +83,8 @@ fn fields(old: &[Setting], new: &[Setting]) -> Vec<Change> {
         if after.as_ref().is_none_or(|after| after.value != setting.value) {
             out.push(Change {
                 key: setting.key.clone(),
-                old: Some(setting.clone()),
-                new: after,
+                old: Some(said_of(setting)),
+                new: after.as_ref().map(said_of),
             });
         }
     }
@@ -83,7 +92,14 @@ fn fields(old: &[Setting], new: &[Setting]) -> Vec<Change> {
     out.extend(added.map(|setting| Change {
         key: setting.key.clone(),
         old: None,
-        new: Some(setting.clone()),
+        new: Some(said_of(setting)),
     }));
     out
+}
+
+fn said_of(setting: &Setting) -> Said {
+    Said {
+        value: setting.value.clone(),
+        source: setting.source.clone(),
+    }
 }

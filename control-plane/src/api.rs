@@ -11,7 +11,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
-use outrigger_proto::model::{EndpointName, ServiceName};
+use outrigger_proto::model::{EndpointName, FieldError, ServiceName};
 use outrigger_proto::wire::agent::{DrainNow, answer, down};
 use serde::Deserialize;
 use tokio::sync::oneshot;
@@ -29,9 +29,10 @@ mod look;
 mod view;
 
 use view::{
-    ConfigApplied, ConfigErrorView, ConfigStatus, ConfigView, EndpointView, Health, Problem, Problems, ServiceDetail,
+    ConfigApplied, ConfigDiff, ConfigErrorView, ConfigStatus, ConfigView, EndpointView, Health, Problem, Problems,
+    ServiceDetail,
 };
-use view::{ServiceView, SidecarView};
+use view::{RoutesView, ServiceView, SidecarView};
 
 /// A configuration is text that people write.
 const MAX_CONFIG: usize = 4 << 20;
@@ -53,6 +54,8 @@ const ANSWER: Duration = Duration::from_secs(5);
         drain,
         config_status,
         config_apply,
+        config_diff,
+        routes_of,
         access::all,
         access::one,
         access::explain,
@@ -83,6 +86,8 @@ pub fn routes(plane: Arc<Plane>) -> Router {
         .route("/v1/sidecars", get(sidecars))
         .route("/v1/sidecars/{namespace}/{service}/{instance}/drain", post(drain))
         .route("/v1/config", get(config_status).post(config_apply))
+        .route("/v1/config/diff", post(config_diff))
+        .route("/v1/routes", get(routes_of))
         .route("/v1/access", get(access::all))
         .route("/v1/access/{namespace}/{service}", get(access::one))
         .route("/v1/access/explain", post(access::explain))
@@ -118,15 +123,17 @@ async fn service(State(plane): State<Arc<Plane>>, Path((namespace, service)): Pa
     };
     match look::service(&plane, &name) {
         Some(detail) => Json(detail).into_response(),
-        None => {
-            let known = look::names(&plane);
-            let close = config::closest(name.as_str(), known.iter().map(ServiceName::as_str));
-            let hint = close
-                .map(|close| format!("; did you mean {close}?"))
-                .unwrap_or_default();
-            problem(StatusCode::NOT_FOUND, format!("no service is called {name}{hint}"))
-        }
+        None => unknown(&plane, &name),
     }
+}
+
+fn unknown(plane: &Plane, name: &ServiceName) -> Response {
+    let known = look::names(plane);
+    let close = config::closest(name.as_str(), known.iter().map(ServiceName::as_str));
+    let hint = close
+        .map(|close| format!("; did you mean {close}?"))
+        .unwrap_or_default();
+    problem(StatusCode::NOT_FOUND, format!("no service is called {name}{hint}"))
 }
 
 #[derive(Debug, Deserialize, IntoParams)]
@@ -135,17 +142,23 @@ struct EndpointsQuery {
     service: Option<String>,
 }
 
+impl EndpointsQuery {
+    fn name(self) -> Result<Option<ServiceName>, FieldError> {
+        let name = self.service.map(|text| match text.split_once('/') {
+            Some((namespace, service)) => ServiceName::new(namespace, service),
+            None => ServiceName::new("default", &text),
+        });
+        name.transpose()
+    }
+}
+
 /// Every registration, served or not.
 #[utoipa::path(
     get, path = "/v1/endpoints", params(EndpointsQuery),
     responses((status = 200, body = Vec<EndpointView>), (status = 400, body = Problem))
 )]
 async fn endpoints(State(plane): State<Arc<Plane>>, Query(query): Query<EndpointsQuery>) -> Response {
-    let name = query.service.map(|text| match text.split_once('/') {
-        Some((namespace, service)) => ServiceName::new(namespace, service),
-        None => ServiceName::new("default", &text),
-    });
-    match name.transpose() {
+    match query.name() {
         Ok(name) => Json(look::endpoints(&plane, name.as_ref())).into_response(),
         Err(error) => problem(StatusCode::BAD_REQUEST, error.to_string()),
     }
@@ -205,16 +218,55 @@ async fn config_status(State(plane): State<Arc<Plane>>) -> Json<ConfigView> {
     responses((status = 200, body = ConfigApplied), (status = 422, body = Problems))
 )]
 async fn config_apply(State(plane): State<Arc<Plane>>, text: String) -> Response {
-    match plane.apply("POST /v1/config", config::parse("mesh.yaml", &text), &text) {
+    let mesh = config::parse("mesh.yaml", &text);
+    let warnings = mesh.as_ref().map_or(&[][..], |mesh| &mesh.warnings);
+    let warnings = warnings.iter().map(ConfigErrorView::from).collect();
+    match plane.apply("POST /v1/config", mesh, &text) {
         Ok(applied) => Json(ConfigApplied {
             changed: applied.changes.names().iter().map(ToString::to_string).collect(),
             version: applied.version,
+            warnings,
         })
         .into_response(),
-        Err(errors) => {
-            let errors = errors.errors.iter().map(ConfigErrorView::from).collect();
-            (StatusCode::UNPROCESSABLE_ENTITY, Json(Problems { errors })).into_response()
-        }
+        Err(errors) => problems(&errors),
+    }
+}
+
+fn problems(errors: &config::ConfigErrors) -> Response {
+    let errors = errors.errors.iter().map(ConfigErrorView::from).collect();
+    (StatusCode::UNPROCESSABLE_ENTITY, Json(Problems { errors })).into_response()
+}
+
+/// What a mesh.yaml would change of what is in force; changes nothing.
+#[utoipa::path(
+    post, path = "/v1/config/diff", request_body(content = String, description = "the text of a mesh.yaml"),
+    responses((status = 200, body = ConfigDiff), (status = 422, body = Problems))
+)]
+async fn config_diff(State(plane): State<Arc<Plane>>, text: String) -> Response {
+    match config::parse("mesh.yaml", &text) {
+        Ok(mesh) => Json(ConfigDiff {
+            services: look::diff(&plane, &mesh),
+            warnings: mesh.warnings.iter().map(ConfigErrorView::from).collect(),
+        })
+        .into_response(),
+        Err(errors) => problems(&errors),
+    }
+}
+
+/// The routes of one service, or of all that have some, in the order in which they are tried.
+#[utoipa::path(
+    get, path = "/v1/routes", params(EndpointsQuery),
+    responses((status = 200, body = Vec<RoutesView>), (status = 400, body = Problem), (status = 404, body = Problem))
+)]
+async fn routes_of(State(plane): State<Arc<Plane>>, Query(query): Query<EndpointsQuery>) -> Response {
+    let name = match query.name() {
+        Ok(name) => name,
+        Err(error) => return problem(StatusCode::BAD_REQUEST, error.to_string()),
+    };
+    let found = look::routes(&plane, name.as_ref());
+    match name.filter(|_| found.is_empty()) {
+        Some(name) => unknown(&plane, &name),
+        None => Json(found).into_response(),
     }
 }
 

@@ -32,9 +32,36 @@ mod query;
 mod tests;
 mod value;
 
-use crate::model::{FieldError, Match, Route};
+use crate::model::{Action, FieldError, Match, Route, Service};
 pub use crate::paths::Ambiguous;
 use index::Index;
+
+/// Checks the routes and faults of a service, as every caller will have to follow them.
+///
+/// # Errors
+/// As [`Routes::compile`] and [`Matches::compile`], and when a route names a subset of its own service that there is
+/// not.
+pub fn check(service: &Service) -> Result<(), FieldError> {
+    Routes::compile(&service.routes)?;
+    for (i, fault) in service.faults.iter().enumerate() {
+        Matches::compile(&fault.matches).map_err(|e| e.under(format!("faults[{i}]")))?;
+    }
+    for (i, route) in service.routes.iter().enumerate() {
+        let Action::Forward(forward) = &route.action else {
+            continue;
+        };
+        let mirror = forward.mirror.iter().map(|mirror| &mirror.to);
+        for to in forward.to.iter().map(|(to, _)| to).chain(mirror) {
+            let own = to.service.as_ref().is_none_or(|name| *name == service.name);
+            let subset = to.subset.as_ref().filter(|_| own);
+            if let Some(subset) = subset.filter(|subset| !service.subsets.iter().any(|s| s.name == **subset)) {
+                let why = format!("the service has no subset `{subset}`");
+                return Err(FieldError::new(format!("routes[{i}].forward.to"), why));
+            }
+        }
+    }
+    Ok(())
+}
 
 /// A request as matches see it.
 #[derive(Clone, Copy)]

@@ -178,7 +178,7 @@ impl Outbound {
             None => None,
             // Boxed: only services with routes or faults pay for it.
             Some(traffic) => match Box::pin(self.route(traffic, &resolved, &mut plan, &mut parts, exchange)).await? {
-                Course::Answered(answer) => return Ok((answer, None)),
+                Course::Answered(answer) => return Ok((*answer, None)),
                 Course::On(routed) => Some(routed),
             },
         };

@@ -288,7 +288,7 @@ async fn the_own_zone_comes_first_and_overflows(world: Arc<World>) -> Result<()>
             let zone = if i < 2 { "here" } else { "there" };
             e.labels.insert("zone".to_owned(), zone.to_owned());
         })
-        .labels(json!({"zone": "here"}))
+        .caller_labels(json!({"zone": "here"}))
         .workers(1)
         .start(&world)
         .await?;

@@ -31,6 +31,7 @@ mod opaque;
 mod panics;
 mod paths;
 mod proxy;
+mod routes;
 mod smuggling;
 mod structure;
 mod tcp;
@@ -51,6 +52,7 @@ fn main() {
         tcp::tests(),
         opaque::tests(),
         proxy::tests(),
+        routes::tests(),
         failure::tests(),
         balance::tests(),
         cancel::tests(),

@@ -118,6 +118,17 @@ impl Plan {
         self
     }
 
+    /// Labels of the `i`th endpoint of the service named last.
+    #[must_use]
+    pub fn labels(self, i: usize, labels: Value) -> Self {
+        self.endpoints(move |at, endpoint| {
+            let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+            if let Some(labels) = labels.as_object().filter(|_| at == i) {
+                endpoint.labels.extend(labels.iter().map(|(key, value)| (key.clone(), text(value))));
+            }
+        })
+    }
+
     /// Changes the resource of each instance of the service named last: labels, weight.
     #[must_use]
     pub fn endpoints(mut self, edit: impl Fn(usize, &mut wire::Endpoint) + Send + 'static) -> Self {
@@ -129,7 +140,7 @@ impl Plan {
 
     /// The labels of the caller's own instance, for example its zone.
     #[must_use]
-    pub fn labels(mut self, labels: Value) -> Self {
+    pub fn caller_labels(mut self, labels: Value) -> Self {
         self.labels = labels;
         self
     }

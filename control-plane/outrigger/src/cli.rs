@@ -6,7 +6,7 @@ use clap::{Parser, Subcommand};
 
 use crate::commands::{
     apply, call, certs, completions, config, control_plane, describe, down, explain_access, get, health, logs, new, ps,
-    restart, run, sidecar, stats, token, up, version,
+    restart, routes, run, sidecar, stats, token, up, version,
 };
 use crate::exit;
 
@@ -32,6 +32,7 @@ enum Command {
     Apply(apply::ApplyArgs),
     Get(get::GetArgs),
     Describe(describe::DescribeArgs),
+    Routes(routes::RoutesArgs),
     Call(call::CallArgs),
     Health(health::HealthArgs),
     Stats(stats::StatsArgs),
@@ -67,6 +68,7 @@ impl Cli {
             Command::Apply(args) => apply::apply(args),
             Command::Get(args) => get::get(args),
             Command::Describe(args) => describe::describe(args),
+            Command::Routes(args) => routes::routes(args),
             Command::Call(args) => call::call(args),
             Command::Health(args) => health::health(args),
             Command::Stats(args) => stats::stats(args),

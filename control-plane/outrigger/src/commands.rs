@@ -15,6 +15,7 @@ pub(crate) mod logs;
 pub(crate) mod new;
 pub(crate) mod ps;
 pub(crate) mod restart;
+pub(crate) mod routes;
 pub(crate) mod run;
 pub(crate) mod sidecar;
 pub(crate) mod stats;

@@ -9,7 +9,8 @@ use outrigger_control_plane::config::ConfigErrors;
 pub(crate) const HELP: &str = "\
 Exit codes:
   0  done
-  1  failed; `health`: something is not well; `call`: the answer was an error
+  1  failed; `health`: something is not well; `call`: the answer was an error;
+     `config diff`: something would change
   2  the command line is not understood
   3  the control plane cannot be reached
   4  not found

@@ -137,36 +137,11 @@ pub(crate) fn age(value: Option<&Value>) -> String {
     }
 }
 
-/// The leaves of a JSON value with their paths: `drain.delay_ms`, `depends[0].name`. Nothing and empty lists are left out.
-pub(crate) fn leaves(path: &str, value: &Value, out: &mut Vec<(String, String)>) {
-    match value {
-        Value::Object(map) => {
-            for (key, value) in map {
-                let path = if path.is_empty() {
-                    key.clone()
-                } else {
-                    format!("{path}.{key}")
-                };
-                leaves(&path, value, out);
-            }
-        }
-        Value::Array(items) if items.iter().any(Value::is_object) => {
-            for (i, item) in items.iter().enumerate() {
-                leaves(&format!("{path}[{i}]"), item, out);
-            }
-        }
-        value => match cell(Some(value)) {
-            nothing if nothing == "-" => {}
-            text => out.push((path.to_owned(), text)),
-        },
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
 
-    use super::{age, cell, leaves, table};
+    use super::{age, cell, table};
 
     #[test]
     fn columns_stand_under_their_headers() {
@@ -189,17 +164,5 @@ mod tests {
         for (ms, text) in [(999, "999ms"), (1000, "1s"), (61_000, "1m"), (7_200_000, "2h")] {
             assert_eq!(age(Some(&json!(ms))), text);
         }
-    }
-
-    #[test]
-    fn leaves_have_paths() {
-        let mut out = Vec::new();
-        leaves(
-            "",
-            &json!({ "a": { "b": 1, "c": null }, "d": [{ "e": "x" }], "f": ["y", "z"] }),
-            &mut out,
-        );
-        let own = |pairs: [(&str, &str); 3]| pairs.map(|(a, b)| (a.to_owned(), b.to_owned())).to_vec();
-        assert_eq!(out, own([("a.b", "1"), ("d[0].e", "x"), ("f", "y, z")]));
     }
 }

@@ -109,13 +109,119 @@ fn a_mesh_is_applied_looked_at_and_kept() {
     check(&at(&["get", "config"]), 0, "applied", "");
 }
 
+/// Policy in force, with who says it; what an apply would change; numbers and warnings.
+#[test]
+fn policy_is_shown_compared_and_explained() {
+    let (dir, plane) = (tempfile::tempdir().unwrap(), plane());
+    let at = |args: &[&str]| outrigger(dir.path(), &plane.socket, args);
+    let write = |text: &str| std::fs::write(dir.path().join("mesh.yaml"), text).unwrap();
+    let mesh = "\
+defaults: { timeout: 3s }
+---
+service: user
+protocol: http
+retry: { attempts: 3 }
+breaker: { failures: 5 }
+subsets: { v1: { version: v1 }, v2: { version: v2 } }
+routes:
+- name: canary
+  match: { headers: { x-canary: \"1\" } }
+  to: { subset: v2 }
+  timeout: 1s
+- { name: rest, to: [{ subset: v1, weight: 95% }, { subset: v2, weight: 5% }] }
+---
+service: post
+protocol: http
+";
+    write(mesh);
+    check(&at(&["config", "diff"]), 1, "+ default/user", "");
+    check(&at(&["apply", "-f", "."]), 0, "changed", "");
+    check(&at(&["config", "diff"]), 0, "nothing would change", "");
+    write(&format!("# only moved\n{mesh}"));
+    check(&at(&["config", "diff", "."]), 0, "nothing would change", "");
+
+    let routes = check(&at(&["routes", "user"]), 0, "user[v1] 95%, user[v2] 5%", "");
+    assert!(routes.contains("x-canary=1"), "{routes}");
+    assert!(
+        routes.contains("timeout 1s") && !routes.contains("everything else"),
+        "{routes}"
+    );
+    check(&at(&["routes", "post"]), 0, "everything else", "");
+    check(&at(&["routes"]), 0, "default/user", "");
+    check(&at(&["routes", "usre"]), 4, "", "did you mean default/user?");
+
+    let described = check(&at(&["describe", "user"]), 0, "", "");
+    let line = |key: &str| {
+        let mut lines = described
+            .lines()
+            .filter(|line| line.split_whitespace().next() == Some(key));
+        lines
+            .next()
+            .unwrap_or_else(|| panic!("no {key} in {described}"))
+            .split_whitespace()
+            .collect::<Vec<_>>()
+            .join(" ")
+    };
+    assert_eq!(line("timeout"), "timeout 3s mesh mesh.yaml:1");
+    assert_eq!(line("retry.attempts"), "retry.attempts 3 service mesh.yaml:5");
+    assert_eq!(line("breaker.cooldown"), "breaker.cooldown 10s default -");
+    assert!(described.contains("x-canary=1"), "{described}");
+    let json = check(&at(&["describe", "user", "-o", "json"]), 0, "", "");
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(json["routes"][0]["policy"][0]["from"], "route");
+
+    write(
+        &mesh
+            .replace("timeout: 3s", "timeout: 4s")
+            .replace("failures: 5", "rate: 50%")
+            .replace("service: post", "service: late"),
+    );
+    let diff = check(
+        &at(&["config", "diff"]),
+        1,
+        "~ timeout: 3s (mesh, mesh.yaml:1) -> 4s (mesh, mesh.yaml:1)",
+        "",
+    );
+    for part in [
+        "~ breaker.rate: 0% (default) -> 50% (service, mesh.yaml:6)",
+        "- default/post",
+        "+ default/late",
+    ] {
+        assert!(diff.contains(part), "no `{part}` in {diff}");
+    }
+    let json = check(&at(&["config", "diff", "-o", "json"]), 1, "", "");
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(json["services"].as_array().map(Vec::len), Some(3), "{json}");
+    check(&at(&["get", "services"]), 0, "default/post", "");
+
+    write("service: user\nretry: { attempts: 3 }\n");
+    for args in [&["apply", "-f", "."][..], &["config", "diff"], &["config", "validate"]] {
+        check(&at(args), 5, "", "OR1101");
+    }
+    check(
+        &at(&["config", "explain", "or1101"]),
+        0,
+        "tries without a bound on time",
+        "",
+    );
+    check(
+        &at(&["config", "explain", "retry.attempts"]),
+        0,
+        "More than 1 needs",
+        "",
+    );
+    write("service: user\nfaults: [{ name: f, abort: 503, until: \"2020-01-01T00:00:00Z\" }]\n");
+    check(&at(&["config", "validate"]), 0, "valid", "OR2001");
+    check(&at(&["apply", "-f", "."]), 0, "changed", "OR2001");
+}
+
 #[test]
 fn unknown_names_are_code_4_with_the_nearest() {
     let (dir, plane) = (tempfile::tempdir().unwrap(), plane());
     let at = |args: &[&str]| outrigger(dir.path(), &plane.socket, args);
     std::fs::write(dir.path().join("mesh.yaml"), GOOD).unwrap();
     check(&at(&["apply", "-f", "."]), 0, "", "");
-    for command in ["describe", "call", "health", "stats"] {
+    for command in ["describe", "routes", "call", "health", "stats"] {
         check(&at(&[command, "usre"]), 4, "", "did you mean default/user?");
     }
     check(&at(&["config", "explain", "timeot"]), 4, "", "did you mean `timeout`?");
@@ -127,6 +233,7 @@ fn nobody_at_the_address_is_code_3() {
     for args in [
         &["get", "services"][..],
         &["describe", "user"],
+        &["routes"],
         &["health"],
         &["stats"],
         &["call", "user", "/"],

@@ -239,6 +239,36 @@ fn a_mesh_comes_up_serves_is_restarted_and_goes_down_without_a_trace() {
     );
 }
 
+/// Two versions of one service side by side, each with its label and its own environment.
+#[test]
+fn versions_run_side_by_side() {
+    let world = World::with_mesh(
+        "mesh: test\n---\nservice: back\nrun: python3 server.py\nprotocol: http\nhealth: { http: /, every: 500ms }\n\
+         labels: { zone: a }\nversions: { v1: { env: { SECRET: one } }, v2: { env: { SECRET: two }, weight: 3 } }\n\
+         routes: [{ name: canary, to: [{ subset: v1, weight: 95% }, { subset: v2, weight: 5% }] }]\n",
+    );
+    world.up_detached();
+    let instances: Vec<Value> = world.ps().into_iter().map(|row| row["instance"].clone()).collect();
+    assert_eq!(instances, ["back-v1-1", "back-v2-1"]);
+    let endpoints: Value = serde_json::from_str(&world.ok(&["get", "endpoints", "-o", "json"])).unwrap();
+    let seen: Vec<_> = endpoints
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|e| (&e["labels"]["version"], &e["labels"]["zone"], &e["weight"]))
+        .collect();
+    assert_eq!(
+        seen,
+        [
+            (&"v1".into(), &"a".into(), &1.into()),
+            (&"v2".into(), &"a".into(), &3.into())
+        ],
+        "{endpoints}"
+    );
+    assert!(world.ok(&["routes", "back"]).contains("back[v1] 95%, back[v2] 5%"));
+    world.ok(&["down"]);
+}
+
 #[test]
 fn a_killed_app_and_a_killed_sidecar_come_back() {
     let world = World::new();

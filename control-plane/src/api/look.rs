@@ -8,8 +8,9 @@ use serde_json::Value;
 
 use super::view::{
     AppliedView, CheckView, ConfigErrorView, ConfigStatus, ConfigView, DocumentView, EndpointState, EndpointView,
-    PortView, RefusedView, ServiceDetail, ServiceView, SidecarView, StaleView,
+    PortView, RefusedView, RouteView, RoutesView, ServiceDetail, ServiceDiff, ServiceView, SidecarView, StaleView,
 };
+use crate::config::{self, Mesh, ServiceDoc};
 use crate::plane::Plane;
 use crate::push::stream::Key;
 use crate::registry::{Lease, Millis, Registry};
@@ -38,7 +39,7 @@ pub(super) fn service(plane: &Plane, name: &ServiceName) -> Option<ServiceDetail
     let instances = endpoints(plane, Some(name));
     let rollout = plane.rollout();
     let entry = rollout.catalog.get(name);
-    let calls = |document: &crate::config::ServiceDoc| document.calls.iter().map(ToString::to_string).collect();
+    let calls = |document: &ServiceDoc| document.calls.iter().map(ToString::to_string).collect();
     let callers = rollout.catalog.iter().filter(|(_, e)| e.document.calls.contains(name));
     Some(ServiceDetail {
         service,
@@ -53,8 +54,38 @@ pub(super) fn service(plane: &Plane, name: &ServiceName) -> Option<ServiceDetail
             labels: e.document.labels.clone(),
             weight: e.document.weight,
         }),
+        settings: entry
+            .map(|e| e.document.settings.iter().map(Into::into).collect())
+            .unwrap_or_default(),
+        routes: entry.map(|e| routes_of(&e.document)).unwrap_or_default(),
         instances,
     })
+}
+
+fn routes_of(document: &ServiceDoc) -> Vec<RouteView> {
+    config::routes(document).iter().map(Into::into).collect()
+}
+
+/// The routes of `service`, or of every service that has some.
+pub(super) fn routes(plane: &Plane, service: Option<&ServiceName>) -> Vec<RoutesView> {
+    let rollout = plane.rollout();
+    let documents = rollout.catalog.iter().map(|(_, entry)| &entry.document);
+    let wanted = documents.filter(|document| match service {
+        Some(name) => document.name == *name,
+        None => !document.traffic.routes.is_empty(),
+    });
+    let view = |document: &ServiceDoc| RoutesView {
+        service: document.name.to_string(),
+        routes: routes_of(document),
+    };
+    wanted.map(view).collect()
+}
+
+/// What `mesh` would change of what is in force.
+pub(super) fn diff(plane: &Plane, mesh: &Mesh) -> Vec<ServiceDiff> {
+    let rollout = plane.rollout();
+    let old = rollout.catalog.iter().map(|(_, entry)| &entry.document);
+    config::changes(old, &mesh.services).iter().map(Into::into).collect()
 }
 
 pub(super) fn endpoints(plane: &Plane, service: Option<&ServiceName>) -> Vec<EndpointView> {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::config::ConfigError;
+use crate::config::{Change, ConfigError, RouteRow, ServiceChange, Setting};
 
 /// Why a request was not carried out.
 #[derive(Debug, Serialize, ToSchema)]
@@ -71,7 +71,115 @@ pub(super) struct ServiceDetail {
     #[schema(value_type = Option<Object>)]
     pub(super) proxy: Option<serde_json::Value>,
     pub(super) document: Option<DocumentView>,
+    /// Everything in force, in the words of mesh.yaml, and who says it. Variables are not shown.
+    pub(super) settings: Vec<SettingView>,
+    /// Where requests go, in the order in which they are tried.
+    pub(super) routes: Vec<RouteView>,
     pub(super) instances: Vec<EndpointView>,
+}
+
+/// One value in force.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct SettingView {
+    /// Path of the key, for example `retry.attempts`.
+    pub(super) key: String,
+    /// As mesh.yaml spells it.
+    pub(super) value: String,
+    /// `default`, `mesh`, `service` or `route`.
+    pub(super) from: &'static str,
+    /// `file:line`; absent for what is built in.
+    pub(super) at: Option<String>,
+}
+
+impl From<&Setting> for SettingView {
+    fn from(setting: &Setting) -> Self {
+        Self {
+            key: setting.key.clone(),
+            value: setting.value.clone(),
+            from: setting.source.level.as_str(),
+            at: setting.source.at.clone(),
+        }
+    }
+}
+
+/// One route.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct RouteView {
+    pub(super) name: String,
+    /// Which requests.
+    #[serde(rename = "match")]
+    pub(super) matches: String,
+    /// What happens to them.
+    pub(super) action: String,
+    /// What it says in place of the service.
+    pub(super) policy: Vec<SettingView>,
+    /// `file:line`.
+    pub(super) at: Option<String>,
+}
+
+impl From<&RouteRow> for RouteView {
+    fn from(row: &RouteRow) -> Self {
+        Self {
+            name: row.name.clone(),
+            matches: row.matches.clone(),
+            action: row.action.clone(),
+            policy: row.policy.iter().map(Into::into).collect(),
+            at: row.at.clone(),
+        }
+    }
+}
+
+/// The routes of one service, in their order.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct RoutesView {
+    /// `namespace/service`.
+    pub(super) service: String,
+    pub(super) routes: Vec<RouteView>,
+}
+
+/// What a configuration would change.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct ConfigDiff {
+    /// By service; empty when nothing would change.
+    pub(super) services: Vec<ServiceDiff>,
+    /// What may be wanted all the same.
+    pub(super) warnings: Vec<ConfigErrorView>,
+}
+
+/// What would change about one service.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct ServiceDiff {
+    /// `namespace/service`.
+    pub(super) service: String,
+    /// `added`, `removed` or `changed`.
+    pub(super) change: &'static str,
+    pub(super) fields: Vec<FieldDiff>,
+}
+
+/// What would change about one key.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct FieldDiff {
+    /// Path of the key, for example `retry.attempts`.
+    pub(super) key: String,
+    /// What is in force; absent when there is none.
+    pub(super) old: Option<SettingView>,
+    /// What would be; absent when there would be none.
+    pub(super) new: Option<SettingView>,
+}
+
+impl From<&ServiceChange> for ServiceDiff {
+    fn from(change: &ServiceChange) -> Self {
+        let field = |field: &Change| FieldDiff {
+            key: field.key.clone(),
+            old: field.old.as_ref().map(Into::into),
+            new: field.new.as_ref().map(Into::into),
+        };
+        Self {
+            service: change.service.clone(),
+            change: change.change,
+            fields: change.fields.iter().map(field).collect(),
+        }
+    }
 }
 
 /// The parts of a document that are not policy. Variables are not shown: they may be secret.
@@ -216,6 +324,8 @@ pub(super) struct ConfigErrorView {
     pub(super) file: String,
     pub(super) line: usize,
     pub(super) column: usize,
+    /// `OR1101` and the like; not all have one.
+    pub(super) code: Option<&'static str>,
     pub(super) message: String,
     pub(super) help: Option<String>,
 }
@@ -226,6 +336,7 @@ impl From<&ConfigError> for ConfigErrorView {
             file: error.file.clone(),
             line: error.line,
             column: error.column,
+            code: error.code,
             message: error.message.clone(),
             help: error.help.clone(),
         }
@@ -244,6 +355,8 @@ pub(super) struct ConfigApplied {
     pub(super) version: String,
     /// Services that are new, different or gone.
     pub(super) changed: Vec<String>,
+    /// What may be wanted all the same.
+    pub(super) warnings: Vec<ConfigErrorView>,
 }
 
 /// The control plane's own health.

@@ -122,7 +122,7 @@ impl Reader<'_> {
             Some(name) => vec![key, name.as_str()],
             None => at,
         };
-        self.refuse_as(code, &at, error.reason);
+        self.refuse_as(code, &at, error.reason.trim_start_matches("error: "));
         false
     }
 

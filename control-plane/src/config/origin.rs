@@ -110,6 +110,7 @@ fn said<'a>(node: &'a Node, path: &[&str]) -> Option<&'a Span> {
     }
     match (path.split_first(), &node.kind) {
         (None, _) | (Some(_), Kind::Scalar(..)) => Some(&node.span),
-        (Some((first, rest)), _) => said(node.get(first)?, rest),
+        (Some((first, rest)), Kind::List(items)) => said(items.get(first.parse::<usize>().ok()?)?, rest),
+        (Some((first, rest)), Kind::Map(_)) => said(node.get(first)?, rest),
     }
 }

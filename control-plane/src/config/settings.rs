@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use outrigger_proto::model::{
-    AccessLog, Balance, External, HashOn, Limit, Policy, Principal, Probe, RateLimitBy, Rule, Trip,
+    AccessLog, Balance, DependencyCheck, External, HashOn, Limit, Policy, Principal, Probe, RateLimitBy, Rule, Trip,
 };
 use serde::Serialize;
 
@@ -347,7 +347,11 @@ fn instances(list: &mut List<'_>, service: &ServiceDoc) {
         let source = list.origins.source(&["depends", &i.to_string()]);
         list.push(
             format!("depends.{}", dependency.name),
-            format!("{:?}", dependency.check),
+            match &dependency.check {
+                DependencyCheck::File(path) => format!("file {path}"),
+                DependencyCheck::Tcp(address) => format!("tcp {address}"),
+                DependencyCheck::Http(url) => format!("http {url}"),
+            },
             source,
         );
     }

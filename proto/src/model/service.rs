@@ -213,7 +213,7 @@ impl TryFrom<wire::Service> for Service {
         }
         let mut policy = Policy::try_from(wire.policy.unwrap_or_default()).map_err(|e| e.under("policy"))?;
         policy.timeout = optional(wire.timeout_ms, "timeout_ms")?;
-        Ok(Self {
+        let service = Self {
             name,
             ports,
             connect_timeout: duration(wire.connect_timeout_ms, "connect_timeout_ms", Duration::from_secs(1))?,
@@ -237,7 +237,9 @@ impl TryFrom<wire::Service> for Service {
             subsets: list(wire.subsets, "subsets")?,
             faults: list(wire.faults, "faults")?,
             mode: Mode::try_from_wire(wire.mode)?,
-        })
+        };
+        crate::routes::check(&service)?;
+        Ok(service)
     }
 }
 

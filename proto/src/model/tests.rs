@@ -140,7 +140,7 @@ proptest! {
 fn a_service_with_everything_survives_the_wire() {
     let m = Match {
         hosts: vec!["*.example.com".into()],
-        path: Some(PathMatch::Template("/users/{id}".into())),
+        path: Some(PathMatch::Prefix("/users".into())),
         methods: vec!["GET".into()],
         headers: vec![FieldMatch {
             name: "x-canary".into(),
@@ -150,7 +150,11 @@ fn a_service_with_everything_survives_the_wire() {
             name: "Page".into(),
             value: ValueMatch::Regex("[0-9]+".into()),
         }],
+        grpc: Vec::new(),
+    };
+    let grpc = Match {
         grpc: vec!["a.B/*".into()],
+        ..Match::default()
     };
     let to = |subset: &str| Destination {
         service: Some("default/other".parse().expect("a name")),
@@ -242,7 +246,7 @@ fn a_service_with_everything_survives_the_wire() {
             },
             Route {
                 name: "moved".into(),
-                matches: Vec::new(),
+                matches: vec![grpc],
                 action: Action::Redirect(Redirect {
                     status: 308,
                     scheme: None,

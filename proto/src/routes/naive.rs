@@ -49,8 +49,8 @@ pub fn find(lists: &[&[Match]], asked: &Asked<'_>) -> Result<Option<Found>, Ambi
 fn host(pattern: &str, asked: Option<&str>) -> bool {
     let Some(asked) = asked else { return false };
     let split = |text: &str| {
-        let text = text.to_lowercase();
-        let (name, port) = match text.rsplit_once(':').filter(|_| !text.ends_with(']')) {
+        let text = text.to_ascii_lowercase();
+        let (name, port) = match text.rsplit_once(':').filter(|(_, port)| !port.contains(']')) {
             Some((name, port)) => (name.to_owned(), Some(port.to_owned())),
             None => (text, None),
         };

@@ -2,6 +2,7 @@
 
 mod properties;
 
+use super::check as check_service;
 use super::*;
 use crate::model::{
     Action, DirectResponse, FieldMatch, Forward, HeaderEdits, NewPath, PathMatch, Policy, Redirect, ValueMatch,
@@ -97,7 +98,7 @@ impl Ask {
 
 /// Both ways of deciding have to agree.
 #[track_caller]
-fn check(matches: &[Match], ask: &str, expected: Option<usize>) {
+fn decides(matches: &[Match], ask: &str, expected: Option<usize>) {
     let routes: Vec<_> = (0_usize..)
         .zip(matches)
         .map(|(i, m)| route(&i.to_string(), vec![m.clone()]))
@@ -114,12 +115,13 @@ fn check(matches: &[Match], ask: &str, expected: Option<usize>) {
 #[track_caller]
 fn hit(one: &Match, asks: &[&str]) {
     asks.iter()
-        .for_each(|ask| check(std::slice::from_ref(one), ask, Some(0)));
+        .for_each(|ask| decides(std::slice::from_ref(one), ask, Some(0)));
 }
 
 #[track_caller]
 fn miss(one: &Match, asks: &[&str]) {
-    asks.iter().for_each(|ask| check(std::slice::from_ref(one), ask, None));
+    asks.iter()
+        .for_each(|ask| decides(std::slice::from_ref(one), ask, None));
 }
 
 #[track_caller]
@@ -285,13 +287,13 @@ fn the_first_in_the_document_wins_however_it_is_filed() {
         ("GET h/x/b", 2, 5),
         ("GET h/x", 3, 5),
     ] {
-        check(&all, ask, Some(forward));
+        decides(&all, ask, Some(forward));
         let turned: Vec<_> = all.iter().rev().cloned().collect();
-        check(&turned, ask, Some(5 - backward));
+        decides(&turned, ask, Some(5 - backward));
     }
-    check(&all[..5], "OPTIONS h*", Some(4));
-    check(&[template("/{x}/b"), exact("/a/b")], "GET /a/b", Some(0));
-    check(&[prefix("/a/b"), exact("/a/b"), prefix("/a")], "GET /a/b", Some(0));
+    decides(&all[..5], "OPTIONS h*", Some(4));
+    decides(&[template("/{x}/b"), exact("/a/b")], "GET /a/b", Some(0));
+    decides(&[prefix("/a/b"), exact("/a/b"), prefix("/a")], "GET /a/b", Some(0));
 }
 
 #[test]
@@ -300,9 +302,9 @@ fn what_fits_by_path_and_fails_otherwise_is_passed_over() {
     post.methods = vec!["POST".into()];
     let mut beta = exact("/a");
     beta.headers = vec![field("beta", ValueMatch::Present)];
-    check(&[post.clone(), beta.clone(), exact("/a")], "GET /a", Some(2));
-    check(&[post.clone(), beta.clone(), exact("/a")], "GET /a beta=1", Some(1));
-    check(&[post, beta], "PUT /a", None);
+    decides(&[post.clone(), beta.clone(), exact("/a")], "GET /a", Some(2));
+    decides(&[post.clone(), beta.clone(), exact("/a")], "GET /a beta=1", Some(1));
+    decides(&[post, beta], "PUT /a", None);
 }
 
 #[test]
@@ -462,6 +464,44 @@ fn actions_that_cannot_be_are_refused() {
     let twice = [route("r", vec![]), route("s", vec![]), route("r", vec![])];
     let error = Routes::compile(&twice).expect_err("twice");
     assert_eq!((&*error.path, error.reason.contains("`r`")), ("routes[2].name", true));
+}
+
+#[test]
+fn a_service_is_checked_as_a_whole() {
+    let mut service = Service::new("default/a".parse().expect("a name"), vec![], crate::model::Mode::Off);
+    let to = |service: Option<&str>| crate::model::Destination {
+        service: service.map(|s| s.parse().expect("a name")),
+        subset: Some("v2".into()),
+    };
+    let mut leads = |to| {
+        let action = Action::Forward(Forward {
+            to: vec![(to, 1)],
+            ..Forward::default()
+        });
+        service.routes = vec![Route {
+            action,
+            ..route("r", vec![])
+        }];
+        check_service(&service).map_err(|e| e.path)
+    };
+    assert_eq!(leads(to(None)), Err("routes[0].forward.to".into()));
+    assert_eq!(leads(to(Some("default/a"))), Err("routes[0].forward.to".into()));
+    assert_eq!(
+        leads(to(Some("default/b"))),
+        Ok(()),
+        "what others have is not known here"
+    );
+    service.routes.clear();
+    service.faults = vec![crate::model::Fault {
+        name: "f".into(),
+        matches: vec![Match::default(), exact("a")],
+        callers: vec![],
+        per_million: 1,
+        harm: crate::model::Harm::ResetAfter(1),
+        until: std::time::SystemTime::UNIX_EPOCH,
+    }];
+    let error = check_service(&service).expect_err("no path");
+    assert_eq!(error.path, "faults[0].matches[1].path");
 }
 
 #[test]

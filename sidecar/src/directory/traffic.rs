@@ -1,5 +1,8 @@
 //! A service's routes and faults, ready to be followed: what every worker would otherwise work out for itself.
 
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -41,7 +44,7 @@ pub struct Way {
 #[derive(Debug)]
 pub enum Act {
     /// It is sent on.
-    Forward(Onward),
+    Forward(Box<Onward>),
     /// The mesh answers: another place, or the answer itself. The route says what.
     Answer(Arc<Tally>),
 }
@@ -253,7 +256,7 @@ impl Way {
     fn new(route: &Route, service: &Service, others: &mut Vec<ServiceName>, counts: &Counts) -> Self {
         let labels = |to| [("service", service.name.as_str()), ("route", &*route.name), ("to", to)];
         let act = match &route.action {
-            Action::Forward(forward) => Act::Forward(Onward::new(route, forward, service, others, counts)),
+            Action::Forward(forward) => Act::Forward(Box::new(Onward::new(route, forward, service, others, counts))),
             Action::Redirect(_) => Act::Answer(Arc::new(counts.tally(Family::Routed, &labels("redirect")))),
             Action::Respond(_) => Act::Answer(Arc::new(counts.tally(Family::Routed, &labels("respond")))),
         };

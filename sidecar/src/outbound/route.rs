@@ -26,7 +26,7 @@ use crate::respond::{self, Dress};
 /// What becomes of a request.
 pub(super) enum Course {
     /// It is answered.
-    Answered(Response<Body>),
+    Answered(Box<Response<Body>>),
     /// It is sent on.
     On(Box<Routed>),
 }
@@ -98,9 +98,8 @@ impl Outbound {
             let status = StatusCode::from_u16(status).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
             exchange.aborted(status, grpc);
             let text = Bytes::from_static(b"fault: a fault of the service's configuration did that on purpose\n");
-            return Ok(Course::Answered(respond::configured(
-                "fault", status, grpc, dress, text,
-            )));
+            let answer = respond::configured("fault", status, grpc, dress, text);
+            return Ok(Course::Answered(Box::new(answer)));
         }
         let Some(way) = way else { return Ok(Course::On(routed)) };
         let Some((onward, goal)) = goal else {
@@ -113,7 +112,7 @@ impl Outbound {
             );
             way.response.apply(answer.headers_mut());
             exchange.answered_by_route(answer.status(), answer.headers());
-            return Ok(Course::Answered(answer));
+            return Ok(Course::Answered(Box::new(answer)));
         };
         way.request.apply(&mut parts.headers);
         if let Some((authority, host)) = &onward.authority {

@@ -2,7 +2,8 @@
 //!
 //! The file is checked here first, so that mistakes are shown with their snippet even when nobody answers.
 
-use std::path::PathBuf;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context as _;
@@ -31,14 +32,29 @@ pub(crate) struct ApplyArgs {
 
 /// Runs `apply`.
 pub(crate) fn apply(args: &ApplyArgs) -> anyhow::Result<ExitCode> {
-    config::load(&args.file).map_err(Failure::Config)?;
-    let file = if args.file.is_dir() {
-        args.file.join(config::FILE)
+    let applied = send(&args.file, &args.target, "/v1/config")?;
+    output::print(&args.output.text(&applied, |applied| {
+        let changed = applied.get("changed").and_then(Value::as_array).map_or(0, Vec::len);
+        let version = cell(applied.get("version"));
+        match changed {
+            0 => format!("version {version}: nothing changed\n"),
+            _ => format!("version {version}: changed {}\n", cell(applied.get("changed"))),
+        }
+    })?)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Checks a file, says what may be wanted, gives it to the control plane at `path` and returns what it answers.
+pub(crate) fn send(file: &Path, target: &Target, path: &str) -> anyhow::Result<Value> {
+    let mesh = config::load(file).map_err(Failure::Config)?;
+    warn(&mesh.warnings)?;
+    let file = if file.is_dir() {
+        file.join(config::FILE)
     } else {
-        args.file.clone()
+        file.to_path_buf()
     };
     let text = std::fs::read(&file).with_context(|| file.display().to_string())?;
-    let reply = super::runtime()?.block_on(args.target.plane()?.post("/v1/config", text.into()))?;
+    let reply = super::runtime()?.block_on(target.plane()?.post(path, text.into()))?;
     if reply.status == StatusCode::UNPROCESSABLE_ENTITY {
         let said: Value = serde_json::from_slice(&reply.body)?;
         let reasons = said
@@ -69,14 +85,13 @@ pub(crate) fn apply(args: &ApplyArgs) -> anyhow::Result<ExitCode> {
         reply.status,
         said(&reply.body)
     );
-    let applied: Value = serde_json::from_slice(&reply.body)?;
-    output::print(&args.output.text(&applied, |applied| {
-        let changed = applied.get("changed").and_then(Value::as_array).map_or(0, Vec::len);
-        let version = cell(applied.get("version"));
-        match changed {
-            0 => format!("version {version}: nothing changed\n"),
-            _ => format!("version {version}: changed {}\n", cell(applied.get("changed"))),
-        }
-    })?)?;
-    Ok(ExitCode::SUCCESS)
+    Ok(serde_json::from_slice(&reply.body)?)
+}
+
+/// Writes warnings to standard error.
+pub(crate) fn warn(warnings: &[config::ConfigError]) -> std::io::Result<()> {
+    match warnings {
+        [] => Ok(()),
+        warnings => anstream::stderr().write_all(config::render(warnings, true).as_bytes()),
+    }
 }

@@ -6,10 +6,11 @@ use clap::Args;
 use serde_json::Value;
 
 use super::get::{endpoints, ports};
-use crate::output::{self, Watched, cell, leaves};
+use super::routes;
+use crate::output::{self, Watched, cell, table};
 use crate::plane::{Target, service_name};
 
-/// Show everything about one service: document, policy, endpoints, callers
+/// Show everything about one service: routes, what is in force and who says it, endpoints, callers
 #[derive(Debug, Clone, Args)]
 pub(crate) struct DescribeArgs {
     /// As `service` or `namespace/service`
@@ -49,17 +50,10 @@ fn page(detail: &Value) -> String {
     })
     .filter(|(_, text)| text != "-")
     .collect();
-    for part in ["document", "policy", "proxy"] {
-        let Some(value) = detail.get(part) else { continue };
-        let mut found = Vec::new();
-        leaves("", value, &mut found);
-        // These stand above already.
-        found.retain(|(key, _)| !matches!(key.as_str(), "name" | "calls") && !key.starts_with("ports["));
-        if !found.is_empty() {
-            lines.push((format!("\n\x1b[1m{}\x1b[0m", part.to_uppercase()), String::new()));
-            lines.append(&mut found);
-        }
+    if let Some(document) = detail.get("document") {
+        lines.push(("document".to_owned(), cell(document.get("location"))));
     }
+    lines.retain(|(_, text)| text != "-");
     let width = lines
         .iter()
         .filter(|(_, text)| !text.is_empty())
@@ -71,10 +65,31 @@ fn page(detail: &Value) -> String {
         text.push_str(format!("{key:<width$}  {value}").trim_end());
         text.push('\n');
     }
-    let instances = detail
-        .get("instances")
-        .and_then(Value::as_array)
-        .map(Vec::as_slice)
-        .unwrap_or_default();
-    format!("{text}\n{}", endpoints(instances))
+    let list = |key: &str| detail.get(key).and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+    let title = |title: &str| format!("\n\x1b[1m{title}\x1b[0m\n");
+    if !list("routes").is_empty() {
+        text.push_str(&title("ROUTES"));
+        let name = cell(detail.get("service"));
+        text.push_str(&routes::rows(
+            list("routes").iter().map(|route| routes::row(name.clone(), route)),
+        ));
+    }
+    if !list("settings").is_empty() {
+        text.push_str(&title("IN FORCE"));
+        let row = |setting: &Value| {
+            vec![
+                cell(setting.get("key")),
+                cell(setting.get("value")),
+                cell(setting.get("from")),
+                cell(setting.get("at")),
+            ]
+        };
+        // Those of routes stand above.
+        let own = |setting: &&Value| !cell(setting.get("key")).starts_with("routes.");
+        text.push_str(&table(
+            &["KEY", "VALUE", "FROM", "AT"],
+            list("settings").iter().filter(own).map(row),
+        ));
+    }
+    format!("{text}{}{}", title("INSTANCES"), endpoints(list("instances")))
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::{Setting, Source};
+use super::Setting;
 use crate::config::ServiceDoc;
 
 /// What is different about one service.
@@ -24,18 +24,9 @@ pub struct Change {
     /// Its path.
     pub key: String,
     /// The value before and where it came from; none when there was none.
-    pub old: Option<Said>,
+    pub old: Option<Setting>,
     /// The value after; none when there is none any more.
-    pub new: Option<Said>,
-}
-
-/// A value and where it comes from.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Said {
-    /// As mesh.yaml spells it.
-    pub value: String,
-    /// Where it comes from.
-    pub source: Source,
+    pub new: Option<Setting>,
 }
 
 /// What differs from `old` to `new`, by service; nothing when all is the same. Lines that only moved are no difference.
@@ -59,7 +50,7 @@ pub fn changes<'a>(
                 let field = |setting: &Setting| Change {
                     key: setting.key.clone(),
                     old: None,
-                    new: Some(said_of(setting)),
+                    new: Some(setting.clone()),
                 };
                 ("added", said.map(field).collect())
             }
@@ -83,8 +74,8 @@ fn fields(old: &[Setting], new: &[Setting]) -> Vec<Change> {
         if after.as_ref().is_none_or(|after| after.value != setting.value) {
             out.push(Change {
                 key: setting.key.clone(),
-                old: Some(said_of(setting)),
-                new: after.as_ref().map(said_of),
+                old: Some(setting.clone()),
+                new: after,
             });
         }
     }
@@ -92,14 +83,7 @@ fn fields(old: &[Setting], new: &[Setting]) -> Vec<Change> {
     out.extend(added.map(|setting| Change {
         key: setting.key.clone(),
         old: None,
-        new: Some(said_of(setting)),
+        new: Some(setting.clone()),
     }));
     out
-}
-
-fn said_of(setting: &Setting) -> Said {
-    Said {
-        value: setting.value.clone(),
-        source: setting.source.clone(),
-    }
 }

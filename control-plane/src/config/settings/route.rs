@@ -1,5 +1,7 @@
 //! Routes and faults as settings, and routes as rows of a table.
 
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+
 use outrigger_proto::model::{
     Action, Destination, Fault, Forward, Harm, HeaderEdits, Match, NewPath, PathMatch, Route, ValueMatch,
 };
@@ -117,7 +119,13 @@ fn actions(route: &Route, service: &ServiceDoc) -> Vec<(&'static str, String)> {
         Action::Respond(answer) => {
             let body = match answer.body.len() {
                 0 => String::new(),
-                n => format!(" with {n} bytes of {}", answer.content_type),
+                1..=60 => format!(" `{}` as {}", answer.body.escape_debug(), answer.content_type),
+                // Two long texts differ by their hash; both are hashed by this very program.
+                n => {
+                    let mut hasher = DefaultHasher::new();
+                    answer.body.hash(&mut hasher);
+                    format!(" {n} bytes ({:08x}) as {}", hasher.finish() as u32, answer.content_type)
+                }
             };
             vec![("respond", format!("{}{body}", answer.status))]
         }

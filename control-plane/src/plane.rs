@@ -127,6 +127,9 @@ impl Plane {
             let origin = origin.to_owned();
             self.events.record(Event::ConfigRefused { origin, reasons });
         })?;
+        for warning in &mesh.warnings {
+            tracing::warn!(origin, "{}", warning.one_line());
+        }
         let applied = rollout.take(origin, &mesh);
         {
             let mut hub = self.hub.lock();

@@ -4,6 +4,7 @@ mod cli;
 mod commands;
 mod exit;
 mod http;
+mod offer;
 mod output;
 mod plane;
 mod supervise;

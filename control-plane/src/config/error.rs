@@ -103,8 +103,8 @@ impl std::error::Error for ConfigError {}
 /// Equal when they say the same of the same place.
 impl PartialEq for ConfigError {
     fn eq(&self, other: &Self) -> bool {
-        (&self.file, self.line, self.column, self.code, &self.message)
-            == (&other.file, other.line, other.column, other.code, &other.message)
+        (self.line, self.column, self.code, &self.message, &self.file)
+            == (other.line, other.column, other.code, &other.message, &other.file)
     }
 }
 

@@ -1,6 +1,6 @@
 //! `routes`, `subsets` and `failover`: which requests go where.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use outrigger_proto::model::{
     Action, Destination, DirectResponse, Forward, HeaderEdits, Match, Mirror, NewPath, PathMatch, Policy, Redirect,
@@ -358,11 +358,12 @@ impl Reader<'_> {
 
     /// Refuses names that stand twice in the list under `key`.
     pub(super) fn unique<'n>(&mut self, key: &str, names: impl Iterator<Item = &'n str>) {
-        let names: Vec<&str> = names.collect();
-        for (i, name) in names.iter().enumerate() {
-            let Some(j) = names.iter().take(i).position(|other| other == name) else {
+        let mut seen: HashMap<&str, usize> = HashMap::new();
+        for (i, name) in names.enumerate() {
+            let j = *seen.entry(name).or_insert(i);
+            if j == i {
                 continue;
-            };
+            }
             let (again, first) = ([key, &i.to_string(), "name"], [key, &j.to_string(), "name"]);
             let message = format!("`{}` stands twice in `{key}`", short(name));
             let error = self.report.error(self.node.at(&again), message);

@@ -8,6 +8,7 @@ use outrigger_control_plane::config::{self, Explanation};
 use serde_json::{Value, json};
 
 use crate::exit::Failure;
+use crate::offer;
 use crate::output::{self, Output, cell, table};
 use crate::plane::Target;
 
@@ -119,7 +120,7 @@ fn validate(file: &std::path::Path, output: &Output) -> anyhow::Result<ExitCode>
             let names: Vec<String> = mesh.services.iter().map(|service| service.name.to_string()).collect();
             let value =
                 json!({ "valid": true, "mesh": mesh.name, "services": names, "errors": [], "warnings": mesh.warnings });
-            super::apply::warn(&mesh.warnings)?;
+            offer::warn(&mesh.warnings)?;
             output::print(&output.text(&value, |_| format!("{}: valid, {} services\n", mesh.name, names.len()))?)?;
             Ok(ExitCode::SUCCESS)
         }
@@ -133,7 +134,7 @@ fn validate(file: &std::path::Path, output: &Output) -> anyhow::Result<ExitCode>
 }
 
 fn diff(file: &std::path::Path, output: &Output, target: &Target) -> anyhow::Result<ExitCode> {
-    let diff = super::apply::send(file, target, "/v1/config/diff")?;
+    let diff = super::runtime()?.block_on(offer::send(file, target, "/v1/config/diff"))?;
     let services = diff
         .get("services")
         .and_then(Value::as_array)

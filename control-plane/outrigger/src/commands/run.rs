@@ -71,6 +71,9 @@ pub(crate) struct RunArgs {
     /// Services that it calls.
     #[arg(long, value_delimiter = ',', value_name = "SERVICES")]
     calls: Vec<String>,
+    /// A label of the instance, which subsets of the service's document choose by; may be given several times.
+    #[arg(long, value_name = "KEY=VALUE", value_parser = label)]
+    label: Vec<(String, Value)>,
     /// How to see that it is well: http:PATH, grpc, grpc:SERVICE, tcp, exec:COMMAND. What mesh.yaml says goes first.
     #[arg(long, value_name = "PROBE", value_parser = probe)]
     health: Option<Value>,
@@ -266,6 +269,7 @@ impl Setup {
         document["address"] = json!(args.address);
         document["identity"] = joining.identity(args.state_dir.as_deref());
         document["state_dir"] = json!(args.state_dir);
+        document["labels"] = args.label.iter().cloned().collect::<serde_json::Map<_, _>>().into();
         if let Some(probe) = &args.health {
             document["resources"] = json!({"proxy": {"name": service.as_str(), "health": {"probe": probe}}});
         }
@@ -336,6 +340,13 @@ fn forwarded() -> io::Result<mpsc::Receiver<Signal>> {
 fn name(text: &str) -> anyhow::Result<ServiceName> {
     let (namespace, service) = text.split_once('/').unwrap_or(("default", text));
     ServiceName::new(namespace, service).map_err(|error| anyhow!("service `{text}`: {error}"))
+}
+
+fn label(text: &str) -> Result<(String, Value), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), json!(value))),
+        _ => Err("write KEY=VALUE".to_owned()),
+    }
 }
 
 fn probe(text: &str) -> Result<Value, String> {

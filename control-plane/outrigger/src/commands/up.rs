@@ -106,6 +106,9 @@ fn supervisor(args: &UpArgs) -> anyhow::Result<ExitCode> {
 
 async fn prepare(args: &UpArgs, site: &Site) -> anyhow::Result<Plan> {
     let mesh = config::load(&site.layout.mesh)?;
+    for warning in &mesh.warnings {
+        site.console.note(&format!("warning: {}", warning.one_line()));
+    }
     if !args.no_build {
         build::run(
             &plan::steps(&mesh, &site.layout.root),

@@ -1,6 +1,6 @@
 //! What one mesh has otherwise than another, service by service and key by key.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use serde::Serialize;
 
@@ -67,19 +67,22 @@ pub fn changes<'a>(
 }
 
 fn fields(old: &[Setting], new: &[Setting]) -> Vec<Change> {
-    let find = |all: &'_ [Setting], key: &str| all.iter().find(|setting| setting.key == key).cloned();
+    fn by_key(all: &[Setting]) -> HashMap<&str, &Setting> {
+        all.iter().map(|setting| (setting.key.as_str(), setting)).collect()
+    }
+    let (before, after) = (by_key(old), by_key(new));
     let mut out = Vec::new();
     for setting in old {
-        let after = find(new, &setting.key);
-        if after.as_ref().is_none_or(|after| after.value != setting.value) {
+        let after = after.get(setting.key.as_str()).copied();
+        if after.is_none_or(|after| after.value != setting.value) {
             out.push(Change {
                 key: setting.key.clone(),
                 old: Some(setting.clone()),
-                new: after,
+                new: after.cloned(),
             });
         }
     }
-    let added = new.iter().filter(|setting| find(old, &setting.key).is_none());
+    let added = new.iter().filter(|setting| !before.contains_key(setting.key.as_str()));
     out.extend(added.map(|setting| Change {
         key: setting.key.clone(),
         old: None,

@@ -1,5 +1,6 @@
 //! Routes and faults as settings, and routes as rows of a table.
 
+use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
 use outrigger_proto::model::{
@@ -31,28 +32,32 @@ pub struct RouteRow {
 /// The routes of a service in their order.
 #[must_use]
 pub fn routes(service: &ServiceDoc) -> Vec<RouteRow> {
+    let mut by_route: HashMap<&str, Vec<(&str, &Setting)>> = HashMap::new();
+    for setting in &service.settings {
+        // Names have no dots.
+        if let Some((name, key)) = setting
+            .key
+            .strip_prefix("routes.")
+            .and_then(|rest| rest.split_once('.'))
+        {
+            by_route.entry(name).or_default().push((key, setting));
+        }
+    }
     let row = |route: &Route| {
-        let prefix = format!("routes.{}.", route.name);
-        let own = |setting: &&Setting| setting.key.strip_prefix(&prefix).is_some();
-        let at = service
-            .settings
-            .iter()
-            .find(own)
-            .and_then(|setting| setting.source.at.clone());
+        let own = by_route.get(&*route.name).map_or(&[][..], Vec::as_slice);
         let keys = policy(&route.policy).map(|(key, _)| key);
-        let said = service.settings.iter().filter(own).filter_map(|setting| {
-            let key = setting.key.strip_prefix(&prefix)?;
-            keys.contains(&key).then(|| Setting {
-                key: key.to_owned(),
-                ..setting.clone()
-            })
-        });
+        let said = own.iter().filter(|(key, _)| keys.contains(key));
         RouteRow {
             name: route.name.to_string(),
             matches: matches(&route.matches),
             action: whole_action(route, service),
-            policy: said.collect(),
-            at,
+            policy: said
+                .map(|(key, setting)| Setting {
+                    key: (*key).to_owned(),
+                    ..(*setting).clone()
+                })
+                .collect(),
+            at: own.first().and_then(|(_, setting)| setting.source.at.clone()),
         }
     };
     service.traffic.routes.iter().map(row).collect()

@@ -15,6 +15,7 @@ use http::{HeaderMap, StatusCode};
 use self::live::Ticket;
 use crate::connect::Lease;
 use crate::contain::{self, Place};
+use crate::guard::{Account, Outcome};
 use crate::observe::access_log::{AccessLog, Record};
 use crate::observe::count::Tally;
 use crate::observe::{Cell, Direction, StatusClass};
@@ -36,6 +37,8 @@ pub struct Exchange {
     ticket: Option<Ticket>,
     /// Outbound: how the requests of its route end.
     tally: Option<Arc<Tally>>,
+    /// Outbound: what its end tells of the endpoint.
+    account: Option<Account>,
     log: Option<Box<Line>>,
 }
 
@@ -81,6 +84,7 @@ impl Exchange {
             done: false,
             ticket: None,
             tally: None,
+            account: None,
             log,
         }
     }
@@ -89,6 +93,33 @@ impl Exchange {
     #[must_use]
     pub fn started(&self) -> Instant {
         self.started
+    }
+
+    /// True when the client speaks gRPC.
+    #[must_use]
+    pub fn is_grpc(&self) -> bool {
+        self.grpc
+    }
+
+    /// Tries sent upstream.
+    #[must_use]
+    pub fn tries(&self) -> u32 {
+        self.tries
+    }
+
+    /// The account of the try from which the answer is to come; an earlier one is closed.
+    pub fn accounted(&mut self, account: Account) {
+        self.account = Some(account);
+    }
+
+    /// The account of the try that is on its way.
+    pub fn account(&mut self) -> Option<&mut Account> {
+        self.account.as_mut()
+    }
+
+    /// Closes the account: no answer will come of that try.
+    pub fn unaccounted(&mut self) {
+        self.account = None;
     }
 
     /// A try was sent upstream.
@@ -185,6 +216,7 @@ impl Exchange {
             self.reason = Some(Reason::Denied);
             self.cell.reason(Reason::Denied);
         }
+        self.account = None;
         self.broken();
     }
 
@@ -206,8 +238,25 @@ impl Exchange {
         if let Some(lease) = self.lease.take() {
             lease.finish();
         }
+        // An answer of the mesh itself tells nothing of an endpoint: what does was told when it happened.
+        let outcome = match (self.reason, self.grpc_status) {
+            (Some(_), _) => None,
+            (None, Some(code)) => Some(Outcome::Grpc(code.unsigned_abs())),
+            (None, None) => Some(Outcome::Status(self.status)),
+        };
         let class = self.class();
-        self.close(class);
+        self.close(class, outcome);
+    }
+
+    /// Nothing moved for too long.
+    pub fn idle(&mut self) {
+        if !self.done && self.reason.is_none() {
+            self.reason = Some(Reason::IdleTimeout);
+            self.cell.reason(Reason::IdleTimeout);
+            tracing::info!("a stream ended by idle_timeout: nothing moved in either direction");
+        }
+        drop(self.lease.take());
+        self.close(StatusClass::Server, Some(Outcome::Timeout));
     }
 
     /// The answer broke off; its end never came.
@@ -217,7 +266,7 @@ impl Exchange {
             self.reason = Some(Reason::UpstreamReset);
             self.cell.reason(Reason::UpstreamReset);
         }
-        self.close(StatusClass::Server);
+        self.close(StatusClass::Server, Some(Outcome::Reset));
     }
 
     fn class(&self) -> StatusClass {
@@ -233,7 +282,7 @@ impl Exchange {
         }
     }
 
-    fn close(&mut self, class: StatusClass) {
+    fn close(&mut self, class: StatusClass, outcome: Option<Outcome>) {
         if std::mem::replace(&mut self.done, true) {
             return;
         }
@@ -241,7 +290,13 @@ impl Exchange {
         if let Some(tally) = self.tally.take() {
             tally.add(class);
         }
-        let took = self.started.elapsed();
+        let now = Instant::now();
+        let took = now.saturating_duration_since(self.started);
+        if let Some(mut account) = self.account.take()
+            && let Some(outcome) = outcome
+        {
+            account.settle(now, outcome);
+        }
         self.cell.ended(class, took);
         if let Some(line) = self.log.take() {
             let (route, to) = line.route.unzip();
@@ -272,7 +327,7 @@ impl Drop for Exchange {
         if !self.done {
             self.cell.cancelled();
             // The client gave up: neither the app's fault nor the mesh's.
-            self.close(StatusClass::Client);
+            self.close(StatusClass::Client, None);
         }
     }
 }

@@ -30,12 +30,13 @@ use crate::drain::Phase;
 use crate::exchange::live::Ticket;
 use crate::exchange::{Exchange, Line};
 use crate::forward::body::Body;
+use crate::forward::fields;
 use crate::forward::replay::Source;
 use crate::forward::translate::{self, Plan, Unplannable};
 use crate::forward::tunnel;
 use crate::observe::access_log::AccessLog;
 use crate::observe::{Cell, Direction, Gauge, Key};
-use crate::policy::deadline::{Deadline, GRPC_TIMEOUT};
+use crate::policy::deadline::{Deadline, GRPC_TIMEOUT, parse_timeout};
 use crate::policy::retry::Failure;
 use crate::reason::Reason;
 use crate::respond::{self, ConnectionError, Dress};
@@ -335,7 +336,15 @@ impl Inbound {
     ) -> Result<(Response<Body>, Option<hyper::upgrade::OnUpgrade>), Problem> {
         let (mut parts, body) = request.into_parts();
         let now = exchange.started();
-        let deadline = Deadline::new(now, &parts.headers, None, None);
+        let told = plan.timeout.as_ref().and_then(|v| parse_timeout(v.as_bytes()));
+        let deadline = Deadline::new(now, &parts.headers, told, None);
+        // As it came: what is left is less by microseconds, and the app passes it on, or not.
+        if let Some(left) = plan.timeout.as_ref().filter(|_| told.is_some()) {
+            parts.headers.insert(fields::TIMEOUT, left.clone());
+        }
+        if let Some(attempt) = &plan.attempt {
+            parts.headers.insert(fields::ATTEMPT, attempt.clone());
+        }
         if let Some(left) = deadline.forwarded(now) {
             parts.headers.insert(GRPC_TIMEOUT, left);
         }

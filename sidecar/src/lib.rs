@@ -3,7 +3,7 @@
 //! - [`config`]: the bootstrap file. [`shared`]: what all threads share. [`identify`]: who is who, and TLS.
 //! - [`accept`]: listeners, the acceptor, the data workers. [`detect`]: which protocol a connection speaks.
 //! - [`inbound`], [`outbound`], [`egress`]: the journeys, top to bottom.
-//! - [`policy`], [`balance`]: decisions, pure. [`connect`]: connections and pools. [`forward`]: bodies, fields, upgrades.
+//! - [`policy`], [`balance`]: decisions, pure. [`guard`]: what all workers learnt of a service by calling it. [`connect`]: connections and pools. [`forward`]: bodies, fields, upgrades.
 //! - [`tunnel`]: opaque TCP between two sidecars.
 //! - [`reason`]: why the mesh answers by itself. [`respond`]: where a failure becomes a status. [`observe`]: counters and the access log.
 //! - [`directory`]: what is known of the mesh. [`discover`], [`register`], [`health`], [`admin`]: the control side.
@@ -22,6 +22,7 @@ pub mod drain;
 pub mod egress;
 mod exchange;
 pub mod forward;
+pub mod guard;
 pub mod health;
 pub mod identify;
 pub mod inbound;

@@ -13,4 +13,4 @@ mod registry;
 
 pub use cell::{Cell, CellSnapshot, OpenConnection, StatusClass};
 pub use histogram::{Histogram, HistogramSnapshot};
-pub use registry::{Direction, Gauge, Key, Stats};
+pub use registry::{Direction, Gauge, GuardSnapshot, Guarding, Key, Stats};

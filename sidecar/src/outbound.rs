@@ -13,6 +13,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use http::header::{HeaderValue, RETRY_AFTER};
 use http::{Request, Response};
 use hyper::body::Incoming;
 use outrigger_proto::model::Protocol;
@@ -21,17 +22,20 @@ use tokio::net::TcpStream;
 
 use self::cluster::Cluster;
 use self::route::{Course, Routed};
+use self::tries::{Answered, Call};
 use crate::accept::head::Watch;
 use crate::accept::serve::{self, Bounds, Serve};
 use crate::detect::{self, Detected};
 use crate::exchange::{Exchange, Line};
 use crate::forward::body::Body;
+use crate::forward::fields;
 use crate::forward::replay::Source;
 use crate::forward::translate::Plan;
 use crate::forward::tunnel;
 use crate::observe::Direction;
 use crate::observe::access_log::AccessLog;
-use crate::policy::deadline::{Deadline, GRPC_TIMEOUT};
+use crate::policy::deadline::{Deadline, GRPC_TIMEOUT, parse_timeout};
+use crate::policy::retry::Outcome;
 use crate::reason::Reason;
 use crate::respond::{self, Dress};
 use crate::shared::Shared;
@@ -51,6 +55,10 @@ pub struct Outbound {
 pub struct Problem {
     reason: Reason,
     detail: String,
+    /// Why nobody up the chain is to try again.
+    last_word: Option<&'static str>,
+    /// It is no use before.
+    not_before: Option<Duration>,
 }
 
 impl Outbound {
@@ -157,7 +165,7 @@ impl Outbound {
             }
             Err(problem) => {
                 exchange.refused(problem.reason);
-                respond::answer(problem.reason, dress, &problem.detail).map(|body| body.told(exchange))
+                problem.answer(dress).map(|body| body.told(exchange))
             }
         }
     }
@@ -186,13 +194,17 @@ impl Outbound {
         let (there, toward) = routed.map_or((self, &resolved), |r| r.destination(self, &resolved));
         let policy = routed.map_or(resolved.policy(), Routed::policy);
         let now = exchange.started();
-        let deadline = Deadline::new(now, &parts.headers, None, policy.timeout);
+        let told = plan.timeout.as_ref().and_then(|v| parse_timeout(v.as_bytes()));
+        let deadline = Deadline::new(now, &parts.headers, told, policy.timeout);
         if let Some(left) = deadline.forwarded(now) {
             parts.headers.insert(GRPC_TIMEOUT, left);
         }
         let subset = routed.and_then(|r| r.subset.clone());
         let aim = toward.aim(subset, &parts.uri, &parts.headers, &self.cluster.cell);
         let source = (!http_body::Body::is_end_stream(&body)).then(|| Source::new(body, &parts.extensions));
+        if let (Some(source), Some(_)) = (&source, policy.idle) {
+            source.watch(now);
+        }
         let body = source
             .as_ref()
             .and_then(Source::take)
@@ -205,23 +217,32 @@ impl Outbound {
         let sent = || source.as_ref().is_none_or(Source::ended);
         let answered = {
             // Pinned here, or the state would be in this future twice, and each request copies it.
+            let call = Call {
+                plan: &plan,
+                aim: &aim,
+                policy,
+                source: source.as_ref(),
+                deadline,
+                began: now,
+                delayed: routed.is_some(),
+            };
             let tries = std::pin::pin!(async {
                 if let Some(routed) = routed {
                     routed.delayed().await;
                 }
-                let toward = toward.clone();
-                there
-                    .tries(request, &plan, toward, &aim, policy, source.as_ref(), exchange)
-                    .await
+                there.tries(request, toward.clone(), &call, exchange).await
             });
             respond::within(&deadline, sent, tries).await
         };
-        let (mut response, lease, wire) = answered.ok_or_else(|| {
-            Problem::new(
-                Reason::Deadline,
-                format!("{} did not answer in time", there.cluster.name()),
-            )
-        })??;
+        let Some(answered) = answered else {
+            return Err(there.late(exchange));
+        };
+        let Answered {
+            mut response,
+            lease,
+            wire,
+            last_word,
+        } = answered?;
 
         if let Some(source) = &source {
             source.commit();
@@ -230,18 +251,36 @@ impl Outbound {
             }
         }
         let granted = plan.receive(&mut response, wire);
+        if let Some(why) = last_word {
+            response
+                .headers_mut()
+                .insert(fields::FINAL, HeaderValue::from_static(why));
+        }
         exchange.answered(response.status(), response.headers(), lease);
         let ends = if granted {
             client_upgrade.map(|client| (client, hyper::upgrade::on(&mut response)))
         } else {
             None
         };
-        let response = response.map(|b| Body::bounded(b, deadline.whole));
+        let body = |body| Body::bounded(body, deadline.whole).unless_idle(policy.idle, source.as_ref());
+        let response = response.map(body);
         let response = match routed {
             Some(routed) => routed.returned(response),
             None => response,
         };
         Ok((response, ends))
+    }
+
+    /// Time ran out; the try that was on its way, if there is one, is the endpoint's failure.
+    fn late(&self, exchange: &mut Exchange) -> Problem {
+        if let Some(account) = exchange.account() {
+            account.settle(Instant::now(), Outcome::Timeout);
+        }
+        exchange.unaccounted();
+        let detail = format!("{} did not answer in time", self.cluster.name());
+        let problem = Problem::new(Reason::Deadline, detail);
+        // Others would have no more time.
+        problem.finally((exchange.tries() > 1).then_some(tries::RETRIED))
     }
 
     fn unresolved(&self, reason: Reason) -> Problem {
@@ -269,7 +308,36 @@ impl Outbound {
 
 impl Problem {
     fn new(reason: Reason, detail: String) -> Self {
-        Self { reason, detail }
+        Self {
+            reason,
+            detail,
+            last_word: None,
+            not_before: None,
+        }
+    }
+
+    fn finally(self, last_word: Option<&'static str>) -> Self {
+        Self { last_word, ..self }
+    }
+
+    fn not_before(self, left: Duration) -> Self {
+        Self {
+            not_before: Some(left),
+            ..self
+        }
+    }
+
+    fn answer(&self, dress: Dress) -> Response<Body> {
+        let mut response = respond::answer(self.reason, dress, &self.detail);
+        let headers = response.headers_mut();
+        if let Some(why) = self.last_word {
+            headers.insert(fields::FINAL, HeaderValue::from_static(why));
+        }
+        if let Some(left) = self.not_before {
+            let seconds = left.as_secs() + u64::from(left.subsec_nanos() > 0);
+            headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        response
     }
 }
 

@@ -75,6 +75,16 @@ reasons! {
     Fault => "fault", 503, 14, "a fault of the service's configuration did that on purpose";
     /// A route leads to a subset that the service does not have.
     UnknownSubset => "unknown_subset", 503, 14, "the route leads to a subset that the service does not have";
+    /// Too many requests to the service failed lately: none is sent for a while.
+    BreakerOpen => "breaker_open", 503, 14, "too many requests to the service failed lately; none is sent for a while";
+    /// No place for the request came free in time.
+    QueueTimeout => "queue_timeout", 503, 14, "the service has as many requests as it may get, and no place came free in time";
+    /// Too many requests wait for a place.
+    PendingFull => "pending_full", 503, 8, "the service has as many requests as it may get, and too many wait for a place";
+    /// One try took too long.
+    PerTryTimeout => "per_try_timeout", 504, 4, "no answer within the time of one try";
+    /// Nothing moved for too long.
+    IdleTimeout => "idle_timeout", 504, 4, "nothing moved in either direction for too long";
     /// The sidecar is at a limit.
     Overloaded => "overloaded", 503, 8, "the sidecar is at a limit";
 }

@@ -12,6 +12,8 @@ use crate::directory::Directory;
 use crate::discover::channel::ControlPlane;
 use crate::discover::status::Status;
 use crate::drain::Drain;
+use crate::guard::Guards;
+use crate::guard::events::Events;
 use crate::health::App;
 use crate::identify::Identity;
 use crate::observe::Stats;
@@ -31,6 +33,10 @@ pub struct Shared {
     pub identity: Arc<Identity>,
     /// Counters.
     pub stats: Arc<Stats>,
+    /// What was learnt of services by calling them.
+    pub guards: Guards,
+    /// Changes of breakers and endpoints on their way to the control plane.
+    pub events: Arc<Events>,
     /// How many connections for opaque bytes are idle.
     pub tunnels: Arc<tunnel::Idle>,
     /// How far the sidecar has left.
@@ -68,8 +74,10 @@ impl Shared {
         own_listeners.extend(bootstrap.inbound.iter().filter_map(|i| i.mesh_listen));
         own_listeners.extend(bootstrap.outbound.iter().map(|o| o.listen));
         own_listeners.extend(bootstrap.http_proxy);
-        let stats = Arc::new(Stats::default());
+        let (stats, events) = (Arc::<Stats>::default(), Arc::<Events>::default());
         Ok(Self {
+            guards: Guards::new(events.clone(), stats.clone()),
+            events,
             name,
             directory: Directory::new(proxy, stats.clone()),
             identity: Arc::new(Identity::new(bootstrap.identity.as_ref())),

@@ -31,6 +31,7 @@ mod opaque;
 mod panics;
 mod paths;
 mod proxy;
+mod reliability;
 mod routes;
 mod smuggling;
 mod structure;
@@ -68,6 +69,7 @@ fn main() {
         control_plane::tests(),
         control_script::tests(),
         identity::tests(),
+        reliability::tests(),
         memory::tests(),
         judges::tests(),
     ];

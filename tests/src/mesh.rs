@@ -124,7 +124,9 @@ impl Plan {
         self.endpoints(move |at, endpoint| {
             let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
             if let Some(labels) = labels.as_object().filter(|_| at == i) {
-                endpoint.labels.extend(labels.iter().map(|(key, value)| (key.clone(), text(value))));
+                endpoint
+                    .labels
+                    .extend(labels.iter().map(|(key, value)| (key.clone(), text(value))));
             }
         })
     }

@@ -4,7 +4,7 @@
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
@@ -12,7 +12,7 @@ use hyper::body::Incoming;
 
 use super::chunk::Chunk;
 use super::fields;
-use super::replay::Replay;
+use super::replay::{Replay, Source};
 use crate::exchange::Exchange;
 use crate::observe::count::Count;
 
@@ -25,6 +25,8 @@ pub struct Body {
     cut: Option<Pin<Box<tokio::time::Sleep>>>,
     /// Boxed: only bodies that break on purpose have one.
     breaks: Option<Box<Break>>,
+    /// Boxed: only where the policy has an idle time-out.
+    idle: Option<Box<Idle>>,
 }
 
 /// A body breaks on purpose.
@@ -35,6 +37,32 @@ struct Break {
     /// What has passed is on its way to the client.
     flushed: bool,
     count: Count,
+}
+
+/// Ends a stream on which nothing moves.
+#[derive(Debug)]
+struct Idle {
+    limit: Duration,
+    /// When the answer moved last.
+    moved: Instant,
+    /// The request may move while the answer does not.
+    request: Option<Source>,
+    sleep: Pin<Box<tokio::time::Sleep>>,
+}
+
+impl Idle {
+    /// Ready when nothing has moved for too long.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            ready!(self.sleep.as_mut().poll(cx));
+            let request = self.request.as_ref().and_then(Source::moved);
+            let until = request.map_or(self.moved, |r| r.max(self.moved)) + self.limit;
+            if until <= Instant::now() {
+                return Poll::Ready(());
+            }
+            self.sleep.as_mut().reset(until.into());
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -59,6 +87,7 @@ impl Body {
             exchange: None,
             cut: None,
             breaks: None,
+            idle: None,
         }
     }
 
@@ -74,6 +103,7 @@ impl Body {
             exchange: None,
             cut: None,
             breaks: None,
+            idle: None,
         }
     }
 
@@ -90,6 +120,7 @@ impl Body {
             exchange: None,
             cut: None,
             breaks: None,
+            idle: None,
         }
     }
 
@@ -103,6 +134,21 @@ impl Body {
         body
     }
 
+    /// Ends the answer, broken, when neither it nor `request` moves for `limit`.
+    #[must_use]
+    pub fn unless_idle(mut self, limit: Option<Duration>, request: Option<&Source>) -> Self {
+        if let Some(limit) = limit.filter(|_| !self.is_empty()) {
+            let moved = Instant::now();
+            self.idle = Some(Box::new(Idle {
+                limit,
+                moved,
+                request: request.cloned(),
+                sleep: Box::pin(tokio::time::sleep_until((moved + limit).into())),
+            }));
+        }
+        self
+    }
+
     /// A request's body that may be sent again.
     #[must_use]
     pub fn replay(body: Replay) -> Self {
@@ -111,6 +157,7 @@ impl Body {
             exchange: None,
             cut: None,
             breaks: None,
+            idle: None,
         }
     }
 
@@ -198,16 +245,27 @@ impl http_body::Body for Body {
                             return Poll::Ready(Some(Err(cancelled(exchange))));
                         }
                     }
+                    if let Some(idle) = &mut this.idle
+                        && idle.poll(cx).is_ready()
+                    {
+                        if let Some(exchange) = &mut this.exchange {
+                            exchange.idle();
+                        }
+                        return Poll::Ready(Some(Err(h2::Error::from(h2::Reason::CANCEL).into())));
+                    }
                     let Some(cut) = &mut this.cut else { return Poll::Pending };
                     ready!(cut.as_mut().poll(cx));
                     // RFC 9113 §8.1: an answer that is not complete ends by a reset.
                     Some(Err(h2::Error::from(h2::Reason::CANCEL).into()))
                 }
             },
-            Kind::Replay(body) => ready!(body.poll_frame(cx)).map(|r| r.map_err(BodyError::from)),
+            Kind::Replay(body) => ready!(body.poll_frame(cx)),
             Kind::Broken => None,
         };
         let mut frame = frame;
+        if let Some(idle) = &mut this.idle {
+            idle.moved = Instant::now();
+        }
         if let Some(Ok(frame)) = &mut frame
             && let Some(trailers) = frame.trailers_mut()
         {

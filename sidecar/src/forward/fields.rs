@@ -10,6 +10,14 @@ pub const MIRROR: HeaderName = HeaderName::from_static("outrigger-mirror");
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 
+/// In an answer that nobody up the chain of callers tries again, and why: `retried`, `shed`, `budget`. Of all fields of the
+/// mesh the one that an app may pass on.
+pub const FINAL: HeaderName = HeaderName::from_static("outrigger-final");
+/// Milliseconds left until the head of the answer. Anybody may say so: it only shortens.
+pub const TIMEOUT: HeaderName = HeaderName::from_static("outrigger-timeout-ms");
+/// Which try of a request this is; only on later ones.
+pub const ATTEMPT: HeaderName = HeaderName::from_static("outrigger-attempt");
+
 /// How the mesh's own fields begin. They mean something only between two sidecars and from a sidecar to
 /// its own app or client: what anybody else sends under such a name is removed.
 const OURS: &[u8] = b"outrigger";
@@ -29,7 +37,8 @@ pub struct Found {
     /// Other fields of one hop.
     hop: bool,
     te: bool,
-    ours: bool,
+    /// Some are the mesh's own.
+    pub ours: bool,
     /// Says that it is a copy.
     pub mirror: bool,
 }

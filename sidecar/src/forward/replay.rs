@@ -6,6 +6,7 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Instant;
 
 use bytes::Bytes;
 use http::{Extensions, HeaderMap};
@@ -15,6 +16,7 @@ use parking_lot::Mutex;
 use smallvec::SmallVec;
 use tokio::sync::oneshot;
 
+use super::body::BodyError;
 use crate::observe::held::Held;
 
 /// Bytes kept for a second try.
@@ -48,6 +50,8 @@ struct Kept {
     no_trailers: bool,
     /// Who gets a copy of the whole.
     tee: Option<Tee>,
+    /// When a frame came last; none when nobody asks.
+    moved: Option<Instant>,
 }
 
 /// Collects a copy of a body while it passes, up to what is kept for another try.
@@ -82,6 +86,7 @@ impl Source {
             turn: 0,
             no_trailers: extensions.get::<NoTrailers>().is_some(),
             tee: None,
+            moved: None,
         })))
     }
 
@@ -113,6 +118,34 @@ impl Source {
             done,
         });
         copy
+    }
+
+    /// Notes from now on when frames come.
+    pub fn watch(&self, now: Instant) {
+        self.0.lock().moved = Some(now);
+    }
+
+    /// When a frame came last, if that is noted.
+    #[must_use]
+    pub fn moved(&self) -> Option<Instant> {
+        self.0.lock().moved
+    }
+
+    /// All of it, while it is short and has ended without trailers: for a request beside the first.
+    #[must_use]
+    pub fn whole(&self) -> Option<Bytes> {
+        let kept = self.0.lock();
+        let whole = kept.ended && !kept.overflowed && kept.trailers.is_none();
+        whole.then(|| match kept.frames.as_slice() {
+            [one] => one.clone(),
+            frames => frames.concat().into(),
+        })
+    }
+
+    /// True while [`take`](Self::take) gives a view.
+    #[must_use]
+    pub fn replayable(&self) -> bool {
+        !self.0.lock().overflowed
     }
 
     /// True when the client has sent all of it.
@@ -149,10 +182,11 @@ impl Kept {
 }
 
 impl Replay {
-    pub(super) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    pub(super) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let mut kept = self.shared.lock();
         if kept.turn != self.turn {
-            return Poll::Ready(None);
+            // Never a clean end: whoever reads this view would take a part for the whole.
+            return Poll::Ready(Some(Err(h2::Error::from(h2::Reason::CANCEL).into())));
         }
         if let Some(frame) = kept.frames.get(self.next) {
             let frame = frame.clone();
@@ -196,7 +230,10 @@ impl Replay {
         if kept.tee.is_some() {
             kept.copy(frame.as_ref().and_then(|f| f.as_ref().ok()));
         }
-        Poll::Ready(frame)
+        if kept.moved.is_some() {
+            kept.moved = Some(Instant::now());
+        }
+        Poll::Ready(frame.map(|r| r.map_err(BodyError::from)))
     }
 
     pub(super) fn is_end_stream(&self) -> bool {

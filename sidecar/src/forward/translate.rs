@@ -30,6 +30,10 @@ pub struct Plan {
     pub upgrade: Option<HeaderValue>,
     /// The client is a sidecar.
     pub meshed: bool,
+    /// What the client says is left, by [`fields::TIMEOUT`].
+    pub timeout: Option<HeaderValue>,
+    /// Which try this is, as a sidecar says.
+    pub attempt: Option<HeaderValue>,
 }
 
 /// Why a request has no plan.
@@ -80,6 +84,11 @@ impl Plan {
             _ if method == Method::CONNECT => return Err(Unplannable::Connect),
             _ => fields::upgrade_token(headers),
         };
+        let (mut timeout, mut attempt) = (None, None);
+        if found.ours {
+            timeout = headers.get(fields::TIMEOUT).cloned();
+            attempt = told.and_then(|_| headers.get(fields::ATTEMPT).cloned());
+        }
         fields::strip(headers, found);
         if found.mirror && told.is_some() {
             headers.insert(MIRROR, HeaderValue::from_static("1"));
@@ -96,6 +105,8 @@ impl Plan {
             origin,
             upgrade,
             meshed: told.is_some(),
+            timeout,
+            attempt,
         })
     }
 
@@ -231,7 +242,15 @@ impl Plan {
                     None
                 };
                 let found = fields::find(response.headers());
+                // An app may pass it on: it has to reach every caller up the chain.
+                let last_word = match found.ours {
+                    true => response.headers().get(fields::FINAL).cloned(),
+                    false => None,
+                };
                 fields::strip(response.headers_mut(), found);
+                if let Some(why) = last_word {
+                    response.headers_mut().insert(fields::FINAL, why);
+                }
                 if granted {
                     self.grant(response.headers_mut());
                     if let Some(token) = token {

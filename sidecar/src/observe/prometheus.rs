@@ -12,7 +12,7 @@ use super::cell::CellSnapshot;
 use super::count::{Family, escaped};
 use super::held;
 use super::histogram::HistogramSnapshot;
-use super::registry::{Gauge, Key, Stats};
+use super::registry::{Gauge, GuardSnapshot, Key, Stats};
 use crate::reason::Reason;
 
 /// Facts of the process, from `/proc/self`.
@@ -144,6 +144,7 @@ pub fn render(stats: &Stats, process: &Process, app_ok: bool) -> String {
             page.sample(name, &labels, n);
         }
     }
+    page.guards(&stats.guarded(std::time::Instant::now()));
     for (gauge, name, kind, help) in Gauge::ALL {
         page.family(name, kind, help);
         page.sample(name, "", stats.get(gauge));
@@ -198,6 +199,79 @@ impl Page {
             std::time::Duration::from_nanos(latency.sum_ns).as_secs_f64(),
         );
         self.sample(&format!("{name}_count"), labels, seen);
+    }
+
+    fn guards(&mut self, guards: &[GuardSnapshot]) {
+        type Value = fn(&GuardSnapshot) -> u64;
+        let columns: [(&str, &str, &str, Value); 7] = [
+            (
+                "outrigger_breaker_state",
+                "gauge",
+                "0 closed, 1 probing, 2 open.",
+                |g| g.breaker.into(),
+            ),
+            (
+                "outrigger_ejected_endpoints",
+                "gauge",
+                "Endpoints that get no requests.",
+                |g| g.ejected.len() as u64,
+            ),
+            (
+                "outrigger_retry_budget_left",
+                "gauge",
+                "Tries of what may have been processed that the budget allows now.",
+                |g| g.budget_left,
+            ),
+            (
+                "outrigger_retries_unaffordable_total",
+                "counter",
+                "Tries that the retry budget did not allow.",
+                |g| g.unaffordable,
+            ),
+            ("outrigger_hedges_total", "counter", "Second requests sent.", |g| {
+                g.hedges
+            }),
+            (
+                "outrigger_hedges_won_total",
+                "counter",
+                "Second requests that answered first.",
+                |g| g.hedges_won,
+            ),
+            (
+                "outrigger_pending_requests",
+                "gauge",
+                "Requests that wait for a place.",
+                |g| g.pending.into(),
+            ),
+        ];
+        let named: Vec<_> = guards
+            .iter()
+            .map(|g| (format!("service=\"{}\"", escaped(&g.service)), g))
+            .collect();
+        for (name, kind, help, value) in columns {
+            self.family(name, kind, help);
+            for (labels, guard) in &named {
+                self.sample(name, labels, value(guard));
+            }
+        }
+        self.family(
+            "outrigger_retries_total",
+            "counter",
+            "Tries after the first, by what the one before had been and how they went.",
+        );
+        for (labels, guard) in &named {
+            for (i, class) in ["never_sent", "maybe_processed"].into_iter().enumerate() {
+                let (all, well) = (guard.again.get(i).copied(), guard.again_well.get(i).copied());
+                let (all, well) = (all.unwrap_or(0), well.unwrap_or(0));
+                // A class that never came up is no series.
+                for (result, n) in [("well", well), ("failed", all.saturating_sub(well))] {
+                    if all > 0 {
+                        let labels = format!("{labels},class=\"{class}\",result=\"{result}\"");
+                        self.sample("outrigger_retries_total", &labels, n);
+                    }
+                }
+            }
+        }
     }
 
     fn process(&mut self, process: &Process) {

@@ -1,8 +1,9 @@
 //! The table of all cells and gauges of this process.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Weak};
+use std::time::Instant;
 
 use parking_lot::Mutex;
 
@@ -195,9 +196,43 @@ impl Gauge {
     ];
 }
 
+/// What a caller knows of one service, at one moment.
+#[derive(Debug, Clone, Default)]
+pub struct GuardSnapshot {
+    /// `namespace/service`.
+    pub service: String,
+    /// 0 closed, 1 probing, 2 open.
+    pub breaker: u8,
+    /// Endpoints that get no requests.
+    pub ejected: Vec<String>,
+    /// Tokens left of the retry budget.
+    pub budget_left: u64,
+    /// Tries again: of what was never sent, and of what may have been processed.
+    pub again: [u64; 2],
+    /// Of these the ones that were well.
+    pub again_well: [u64; 2],
+    /// Tries that the budget did not allow.
+    pub unaffordable: u64,
+    /// Second requests sent while the first was slow.
+    pub hedges: u64,
+    /// Those that answered first.
+    pub hedges_won: u64,
+    /// Requests in flight, while they are bounded.
+    pub in_flight: u32,
+    /// Requests that wait for a place.
+    pub pending: u32,
+}
+
+/// Whoever knows something of a service.
+pub trait Guarding: std::fmt::Debug + Send + Sync {
+    /// What is known at `now`.
+    fn snapshot(&self, now: Instant) -> GuardSnapshot;
+}
+
 /// The table of all cells and gauges.
 #[derive(Debug, Default)]
 pub struct Stats {
+    guards: Mutex<Vec<Weak<dyn Guarding>>>,
     cells: Mutex<BTreeMap<Key, Vec<Arc<Cell>>>>,
     gauges: [AtomicU64; Gauge::ALL.len()],
     /// Counters named by configuration.
@@ -210,6 +245,22 @@ impl Stats {
         let cell = Arc::new(Cell::default());
         self.cells.lock().entry(key).or_default().push(cell.clone());
         cell
+    }
+
+    /// Asks `guard` too, as long as it lives. Called when configuration is applied, never per request.
+    pub fn guards(&self, guard: Weak<dyn Guarding>) {
+        let mut guards = self.guards.lock();
+        guards.retain(|g| g.strong_count() > 0);
+        guards.push(guard);
+    }
+
+    /// What is known of each service called, by name.
+    #[must_use]
+    pub fn guarded(&self, now: Instant) -> Vec<GuardSnapshot> {
+        let guards = self.guards.lock();
+        let mut all: Vec<_> = guards.iter().filter_map(|g| Some(g.upgrade()?.snapshot(now))).collect();
+        all.sort_by(|a, b| a.service.cmp(&b.service));
+        all
     }
 
     /// Merges all cells by key.

@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 use super::Outbound;
 use super::cluster::{Resolved, Tried};
 use super::route::Routed;
-use crate::balance::{Resort, Standing};
+use crate::balance::Resort;
 use crate::directory::traffic::{Copies, Mirror};
 use crate::forward::body::Body;
 use crate::forward::fields::MIRROR;
@@ -135,12 +135,10 @@ impl Copy {
         }
         let mut request = self.head.map(|_| body);
         let aim = resolved.aim(self.subset, request.uri(), request.headers(), &there.cluster.cell);
-        let picked = resolved.pick(Instant::now(), &aim, &Tried::new(), Resort::Ejected, |_| {
-            Standing::Ready
-        });
-        let Some((_, upstream)) = picked else {
+        let Some((_, target)) = resolved.pick(Instant::now(), &aim, &Tried::new(), Resort::Ejected) else {
             return |c| &c.failed;
         };
+        let upstream = &target.upstream;
         self.plan
             .dress(&mut request, upstream.route.wire, &there.cluster.authority);
         request.headers_mut().insert(MIRROR, HeaderValue::from_static("1"));

@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 
 use super::Outbound;
 use super::cluster::{Side, Tried};
-use crate::balance::{Resort, Standing};
+use crate::balance::Resort;
 use crate::connect::{self, Lease, Security, Unconnected, Upstream};
 use crate::exchange::Exchange;
 use crate::forward::copy;
@@ -67,13 +67,12 @@ impl Outbound {
         let aim = resolved.aim_opaque(&self.cluster.cell);
         let (mut tried, mut kept) = (Tried::new(), Kept::default());
         loop {
-            let picked = resolved.pick(Instant::now(), &aim, &tried, Resort::Ejected, |_| Standing::Ready);
-            let Some((target, upstream)) =
-                picked.and_then(|(i, upstream)| Some((resolved.endpoints.get(i)?, upstream)))
-            else {
+            let picked = resolved.pick(Instant::now(), &aim, &tried, Resort::Ejected);
+            let Some((index, target)) = picked else {
                 return Err(refused(exchange, Reason::NoEndpoints));
             };
-            tried.extend(picked.map(|(i, _)| i));
+            let upstream = &target.upstream;
+            tried.push(index);
             exchange.tried();
             let lease = Lease::counted(upstream.clone());
             let ended = match upstream.route.security {

@@ -153,7 +153,7 @@ impl Breaker {
     /// Asks for one request. What it gives has to come back by [`record`](Self::record) or [`abandon`](Self::abandon).
     pub fn admit(&self, now: Instant, settings: &Settings) -> Admitted {
         let millis = self.origin.millis(now);
-        let seconds = u32::try_from(millis / 1000 & u64::from(SECONDS)).unwrap_or(0);
+        let seconds = u32::try_from((millis / 1000) & u64::from(SECONDS)).unwrap_or(0);
         let probes = u8::try_from(settings.probes.max(1)).unwrap_or(u8::MAX);
         let first = Kind::HalfOpen {
             out: 1,

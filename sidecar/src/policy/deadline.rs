@@ -7,10 +7,6 @@ use http::header::{HeaderMap, HeaderName, HeaderValue};
 /// The caller's budget (gRPC over HTTP/2, "Timeout").
 pub const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 
-/// What is left of a time-out, milliseconds until the head of the answer. Between two sidecars and towards the app; from an
-/// app only to make it shorter.
-pub const TIMEOUT: HeaderName = HeaderName::from_static("outrigger-timeout-ms");
-
 /// The bounds on one request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Deadline {
@@ -73,7 +69,7 @@ impl Deadline {
     }
 }
 
-/// Reads [`TIMEOUT`].
+/// Reads `outrigger-timeout-ms`.
 #[must_use]
 pub fn parse_timeout(text: &[u8]) -> Option<Duration> {
     if text.is_empty() || text.len() > 12 || !text.iter().all(u8::is_ascii_digit) {

@@ -69,6 +69,11 @@ impl Outlier {
             .is_ok()
     }
 
+    /// Ends an ejection of an endpoint that has left; true when it was ejected.
+    pub fn forget(&self) -> bool {
+        self.state.fetch_and(!EJECTED, Ordering::Relaxed) & EJECTED != 0
+    }
+
     /// Ejects it, and tells for how long: the time times the number of ejections in a row. One that was well for as long as
     /// it had been ejected begins at one again.
     fn eject(&self, now: Instant, settings: &Settings) -> Duration {

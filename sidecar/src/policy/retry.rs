@@ -5,14 +5,11 @@
 //! after the first byte, a reset of a connection that had been used before among it, is *maybe processed*: it is repeated
 //! only when the request is idempotent and the policy says so.
 
-use http::header::{HeaderMap, HeaderName};
+use http::header::HeaderMap;
 use http::{Method, StatusCode};
 use outrigger_proto::model::{Outcomes, Policy};
 
 use super::backoff::Asked;
-
-/// In an answer that nobody up the chain of callers repeats, and why: `retried`, `shed`, `budget`.
-pub const FINAL: HeaderName = HeaderName::from_static("outrigger-final");
 
 /// How a try failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -104,7 +101,7 @@ pub fn idempotent(policy: &Policy, method: &Method, grpc: bool, upgrade: bool) -
 }
 
 /// Decides after a try that may have been processed and ended with `outcome`, of a request that may be done twice and whose
-/// body is here. `sent` is how many such tries there were; `last_word` whether the answer is [`FINAL`].
+/// body is here. `sent` is how many such tries there were; `last_word` whether the answer says that nobody is to try again.
 #[must_use]
 pub fn repeat(policy: &Policy, sent: u32, outcome: Outcome, asked: Asked, last_word: bool) -> Verdict {
     let allowed = sent < policy.retry.attempts && outcome.is_in(&policy.retry.on);

@@ -12,6 +12,7 @@ use super::resolved::{Group, Other, Resolved, Side, Target};
 use crate::balance::{Candidate, Picker, Setting};
 use crate::connect::{Route, Security, Upstream, Wire};
 use crate::directory::{Destination, Directory, Set, View};
+use crate::guard::Home;
 use crate::reason::Reason;
 use crate::shared::Shared;
 
@@ -100,6 +101,10 @@ pub(super) fn build(
             Balance::Ring(hash) | Balance::Maglev(hash) => Some(hash.on.clone()),
             _ => None,
         },
+        home: Arc::new(Home {
+            guard: shared.guards.service(&view.service.name),
+            service: view.service.clone(),
+        }),
         service: view.service.clone(),
         endpoints,
         groups,
@@ -136,12 +141,18 @@ impl Build<'_> {
     /// Adds the endpoints of `view` that have the port; returns the number of each.
     fn targets(&mut self, view: &View, port: &Port) -> Vec<Option<usize>> {
         let max_age = self.shared.directory.proxy().limits.max_connection_age;
+        let guard = self.shared.guards.service(&view.service.name);
+        let members = guard.members(view.generation, &view.service, &view.endpoints);
         let side = Arc::new(Side {
+            home: Arc::new(Home {
+                guard,
+                service: view.service.clone(),
+            }),
             service: view.service.name.clone(),
             port: port.name.clone(),
         });
         let mut seats = Vec::with_capacity(view.endpoints.len());
-        for endpoint in &view.endpoints {
+        for (endpoint, member) in view.endpoints.iter().zip(members) {
             let security = security(endpoint, &view.service);
             let address = match security {
                 Security::Mutual(_) => endpoint.mesh_socket(&port.name),
@@ -170,6 +181,7 @@ impl Build<'_> {
                 endpoint: endpoint.clone(),
                 upstream,
                 side: side.clone(),
+                member,
             });
         }
         seats

@@ -13,6 +13,7 @@ use crate::balance::{self, Ask, Picker, Resort, Sight, Standing};
 use crate::connect::Upstream;
 use crate::directory::traffic::Traffic;
 use crate::directory::{Destination, View};
+use crate::guard::{Home, Member};
 use crate::observe::Cell;
 use crate::outbound::hash;
 
@@ -26,6 +27,8 @@ pub struct Resolved {
     pub protocol: Protocol,
     /// The service and its policy.
     pub service: Arc<Service>,
+    /// What all workers learnt of it.
+    pub home: Arc<Home>,
     /// Endpoints that have the port: the service's, then those of services it fails over to.
     pub endpoints: Vec<Target>,
     /// All of the service's own and each subset of them, then what it fails over to, in order.
@@ -51,6 +54,8 @@ pub struct Target {
     pub upstream: Arc<Upstream>,
     /// What it serves.
     pub side: Arc<Side>,
+    /// What was learnt of it.
+    pub member: Arc<Member>,
 }
 
 /// A service's port.
@@ -60,6 +65,8 @@ pub struct Side {
     pub service: ServiceName,
     /// The port's name there.
     pub port: Arc<str>,
+    /// What was learnt of that service.
+    pub home: Arc<Home>,
 }
 
 /// Endpoints that one request chooses among.
@@ -115,17 +122,9 @@ impl Resolved {
         self.aim(None, &Uri::default(), &HeaderMap::new(), cell)
     }
 
-    /// The endpoint for the next try: another one while there is one that is well and was not tried. `standing` is asked
-    /// by number.
+    /// The endpoint for the next try: another one while there is one that is well and was not tried.
     #[must_use]
-    pub fn pick(
-        &self,
-        now: Instant,
-        aim: &Aim,
-        tried: &Tried,
-        resort: Resort,
-        standing: impl Fn(usize) -> Standing,
-    ) -> Option<(usize, &Arc<Upstream>)> {
+    pub fn pick(&self, now: Instant, aim: &Aim, tried: &Tried, resort: Resort) -> Option<(usize, &Target)> {
         let ask = Ask {
             now,
             hash: aim.hash,
@@ -134,11 +133,10 @@ impl Resolved {
         let seen = Seen {
             endpoints: &self.endpoints,
             now,
-            standing,
         };
         let pickers = self.aimed(aim).map(|g| &g.picker);
         let picked = balance::choose(pickers, &ask, resort, &mut |k| fastrand::usize(..k), &seen)?;
-        Some((picked, &self.endpoints.get(picked)?.upstream))
+        Some((picked, self.endpoints.get(picked)?))
     }
 
     /// How many endpoints a request may try.
@@ -192,15 +190,16 @@ impl Other {
 }
 
 /// The endpoints as this worker sees them now.
-struct Seen<'a, F> {
+struct Seen<'a> {
     endpoints: &'a [Target],
     now: Instant,
-    standing: F,
 }
 
-impl<F: Fn(usize) -> Standing> Sight for Seen<'_, F> {
+impl Sight for Seen<'_> {
     fn standing(&self, endpoint: usize) -> Standing {
-        (self.standing)(endpoint)
+        self.endpoints
+            .get(endpoint)
+            .map_or(Standing::Ejected, |t| t.side.home.standing(self.now, &t.member))
     }
 
     fn in_flight(&self, endpoint: usize) -> u32 {

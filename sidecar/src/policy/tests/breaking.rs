@@ -1,3 +1,5 @@
+//! Breaker and ejection over time.
+
 use std::time::{Duration, Instant};
 
 use outrigger_proto::model::{Breaker as BreakerSettings, Outlier as OutlierSettings, Trip};
@@ -93,7 +95,9 @@ fn it_opens_probes_and_closes_and_waits_longer_each_time() {
 fn a_probe_that_tells_nothing_makes_room_for_another() {
     let start = Instant::now();
     let breaker = Breaker::new(start);
-    (0..3).for_each(|_| drop(fail(&breaker, start)));
+    for _ in 0..3 {
+        fail(&breaker, start);
+    }
     let now = start + Duration::from_secs(10);
     let (one, _lost) = (pass(&breaker, now).expect("one"), pass(&breaker, now).expect("two"));
     assert_eq!(pass(&breaker, now), None);

@@ -1,3 +1,5 @@
+//! Windows, budget, tallies, places.
+
 use std::time::{Duration, Instant};
 
 use outrigger_proto::model::{RetryBudget, Trip};

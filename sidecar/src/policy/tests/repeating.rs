@@ -1,3 +1,5 @@
+//! When a try is repeated, and when not.
+
 use std::time::{Duration, SystemTime};
 
 use http::{HeaderMap, HeaderValue, Method, StatusCode};

@@ -11,8 +11,9 @@ use super::stride::Stride;
 use super::table::Table;
 use super::{Ask, Sight, Standing};
 
-/// How old the count of endpoints that are well may be. Counting all at every request would cost what there are.
-const COUNTED: Duration = Duration::from_millis(10);
+/// How old the count of endpoints that are well may be, in milliseconds. Counting all at every request would cost what
+/// there are.
+const COUNTED: u32 = 10;
 
 /// So many requests at a time of one worker are no load, whatever the bound: with few in flight the average is about one,
 /// and two values that happen to come together would part one from its endpoint.
@@ -209,8 +210,9 @@ impl Picker {
 
     /// How many are well, as counted lately.
     fn health(&self, now: Instant, sight: &impl Sight) -> Health {
-        let tick = now.saturating_duration_since(self.built).as_nanos() / COUNTED.as_nanos() + 1;
-        let tick = u64::try_from(tick).unwrap_or(u64::MAX) & Health::TICKS;
+        // A division of 128 bits would cost as much as all the rest.
+        let age = now.saturating_duration_since(self.built);
+        let tick = (age.as_secs() * 100 + u64::from(age.subsec_millis() / COUNTED) + 1) & Health::TICKS;
         let kept = self.health.load(Relaxed);
         if kept & Health::TICKS == tick {
             return Health::unpack(kept);

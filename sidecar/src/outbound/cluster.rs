@@ -144,3 +144,16 @@ impl Cluster {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::connect::Upstream;
+
+    #[test]
+    fn an_endpoint_costs_a_worker_at_most_a_kibibyte() {
+        // Connections and hash tables apart; what a picker has of it is bounded in `balance`, by 64 bytes.
+        let bytes = size_of::<Target>() + size_of::<Upstream>() + size_of::<crate::tunnel::Pool>() + 64;
+        assert!(bytes <= 1024, "{bytes}");
+    }
+}

@@ -58,7 +58,6 @@ pub(super) fn proxy(document: &ServiceDoc) -> wire::Proxy {
         admission: document.traffic.admission.as_ref().map(Into::into),
         rate_limits: document.traffic.rate_limits.iter().map(Into::into).collect(),
         priorities: document.traffic.priorities.iter().map(Into::into).collect(),
-        ..Default::default()
     }
 }
 

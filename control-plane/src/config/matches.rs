@@ -11,6 +11,9 @@ use super::raw;
 use super::reader::Reader;
 use super::tree::Node;
 
+/// A match of one value and nothing else.
+type Alone = fn(String) -> Match;
+
 impl Reader<'_> {
     /// The matches under `match`; none for everything.
     pub(super) fn matches(&mut self, raw: Option<&raw::Matches>) -> Vec<Match> {
@@ -55,7 +58,7 @@ impl Reader<'_> {
     /// Gives every part to the matcher alone.
     fn parts_can_match(&mut self, raw: &raw::Match, whole: &Match) -> bool {
         let mut fine = true;
-        let lists: [(&str, &[String], fn(String) -> Match); 3] = [
+        let lists: [(&str, &[String], Alone); 3] = [
             ("host", &whole.hosts, |host| Match {
                 hosts: vec![host],
                 ..Match::default()

@@ -194,7 +194,7 @@ pub(in crate::config) struct HashOn {
 #[serde(untagged)]
 pub(in crate::config) enum BreakerOrOff {
     Off(Off),
-    On(Breaker),
+    On(Box<Breaker>),
 }
 
 /// When one caller stops calling the service for a while.
@@ -235,7 +235,7 @@ pub(in crate::config) struct Breaker {
 #[serde(untagged)]
 pub(in crate::config) enum OutlierOrOff {
     Off(Off),
-    On(Outlier),
+    On(Box<Outlier>),
 }
 
 /// When one caller stops using an endpoint for a while.

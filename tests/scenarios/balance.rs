@@ -18,6 +18,7 @@ use outrigger_tests::load::Load;
 use outrigger_tests::mesh::Plan;
 use outrigger_tests::{over_both, scenarios, wait};
 use serde_json::json;
+use tokio::io::AsyncWriteExt as _;
 use tokio::task::JoinSet;
 
 pub(crate) fn tests() -> Vec<Trial> {
@@ -29,6 +30,7 @@ pub(crate) fn tests() -> Vec<Trial> {
         a_request_without_the_value_is_served_and_counted,
         one_endpoint_has_no_more_than_the_bound,
         the_own_zone_comes_first_and_overflows,
+        a_zone_that_is_half_well_keeps_its_part,
         connections_of_one_caller_keep_to_one_endpoint,
         a_subset_is_by_labels_and_may_fail_over_to_another,
     ];
@@ -301,6 +303,53 @@ async fn the_own_zone_comes_first_and_overflows(world: Arc<World>) -> Result<()>
     rush(at, 2, 50, |i| i.to_string()).await?;
     let got = counts(&apps);
     ensure!(got[2] + got[3] == 100 && got[2].abs_diff(got[3]) <= 2, "{got:?}");
+    Ok(())
+}
+
+async fn a_zone_that_is_half_well_keeps_its_part(world: Arc<World>) -> Result<()> {
+    let mut four = apps(1).await?;
+    four.push(
+        H1App::start(|mut request| async move {
+            let answer = "HTTP/1.1 500 Broken\r\nContent-Length: 0\r\n\r\n";
+            request.io.write_all(answer.as_bytes()).await?;
+            Ok(Some(request.io))
+        })
+        .await?,
+    );
+    four.extend(apps(2).await?);
+    let mesh = Plan::default()
+        .service("app", "http", &addrs(&four))
+        .policy(|s| {
+            s.balance = Balance::RoundRobin.into();
+            s.zone = Some(wire::ZonePreference { healthy_percent: 70 });
+        })
+        .endpoints(|i, e| {
+            let zone = if i < 2 { "here" } else { "there" };
+            e.labels.insert("zone".to_owned(), zone.to_owned());
+        })
+        .caller_labels(json!({"zone": "here"}))
+        .workers(1)
+        .start(&world)
+        .await?;
+    let at = mesh.to("app")?;
+    // Turn by turn, until the fifth failure in a row.
+    let mut client = Client::connect(at).await?;
+    for _ in 0..10 {
+        client.exchange("GET / HTTP/1.1\r\nHost: h\r\n\r\n").await?;
+    }
+    ensure!(counts(&four) == [5, 5, 0, 0], "{:?}", counts(&four));
+    // The share of the zone is counted again after 10 ms; each of these rushes takes longer.
+    rush(at, 1, 40, |i| i.to_string()).await?;
+    let before = counts(&four);
+    rush(at, 1, 280, |i| i.to_string()).await?;
+    let got: Vec<usize> = counts(&four)
+        .iter()
+        .zip(before)
+        .map(|(now, before)| now - before)
+        .collect();
+    // One of two is well where 70 % are enough: 5/7 stay.
+    ensure!(got[1] == 0 && (165..=235).contains(&got[0]), "{got:?}");
+    ensure!(got[2].abs_diff(got[3]) <= 2, "{got:?}");
     Ok(())
 }
 

@@ -214,7 +214,8 @@ impl Outbound {
                         if let Some(newer) = self.cluster.newer(&resolved, &mut tried) {
                             resolved = newer;
                         }
-                        let tries = tried.len() - usize::try_from(sent).unwrap_or(0);
+                        // Those that are gone are no longer among them.
+                        let tries = tried.len().saturating_sub(usize::try_from(sent).unwrap_or(0));
                         let verdict = retry::verdict(error.failure, tries, resolved.choices(call.aim), replayable);
                         if let Some(account) = exchange.account() {
                             account.unsent(at, error.unconnected.is_some(), verdict == Verdict::GiveUp);

@@ -1,8 +1,9 @@
 //! What a program can say that it implements.
 //!
-//! A sidecar sends its list first (`Node.client_features`, `Hello.features`); the control plane
-//! sends nothing beyond it. An endpoint's list (`Endpoint.capabilities`) tells callers what its
-//! sidecar understands on the wire.
+//! A sidecar sends what it understands of resources first (`Node.client_features`); the control plane sends
+//! nothing beyond it. One without an identity understands all: told that its mode is strict, it takes in
+//! nobody; not told, it would take in everybody. What it speaks on the wire ([`spoken`]) is told to callers
+//! (`Endpoint.capabilities`) and to the control plane (`Hello.features`).
 
 /// Resources `Proxy`, `Service` and `Endpoint` as of version 0.1.
 pub const RESOURCES_V1: &str = "resources.v1";
@@ -21,6 +22,13 @@ pub const ROUTES: &str = "routes.v1";
 
 /// Everything that this version implements.
 pub const ALL: &[&str] = &[RESOURCES_V1, OPAQUE, EXTENDED_CONNECT, MTLS, TUNNEL, ACCESS, ROUTES];
+
+/// What a sidecar of this version speaks: mutual TLS and the tunnel in it only with an identity.
+#[must_use]
+pub fn spoken(identity: bool) -> Vec<String> {
+    let spoken = ALL.iter().filter(|f| identity || !matches!(**f, MTLS | TUNNEL));
+    spoken.map(|f| (*f).to_owned()).collect()
+}
 
 /// Names the first version that has `feature`, for `degraded: needs sidecar ≥ x`.
 #[must_use]

@@ -4,7 +4,6 @@
 //! with one single-threaded runtime, its own pools and counters. Knows no routes.
 
 mod client;
-pub mod frames;
 mod gate;
 pub mod head;
 mod listen;

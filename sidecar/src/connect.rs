@@ -6,6 +6,7 @@
 
 mod boxed;
 mod dial;
+mod frames;
 mod http1;
 mod http2;
 mod lease;
@@ -15,6 +16,7 @@ mod upstream;
 pub use boxed::Boxed;
 pub(crate) use dial::prepare;
 pub use dial::{DialError, dial, resolve};
+pub use frames::Frames;
 pub use http2::{CONNECTION_WINDOW, FRAME, MAX_STREAMS, SEND_BUFFER, STREAM_WINDOW};
 pub use lease::Lease;
 pub use secure::{Secured, Security, Unconnected, barred, secured};

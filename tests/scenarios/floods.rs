@@ -26,6 +26,7 @@ pub(crate) fn tests() -> Vec<Trial> {
         empty_data_without_end,
         continuations_without_end,
         streams_reset_without_end,
+        floods_of_an_app_end_its_connection_and_nothing_else,
         pings_and_updates_of_an_ordinary_client_are_welcome,
         connections_of_one_listener_leave_room_for_the_others,
         files_are_kept_back_for_what_must_open,
@@ -175,6 +176,107 @@ async fn streams_reset_without_end(world: Arc<World>) -> Result<()> {
         pair
     })
     .await
+}
+
+/// Answers a connection's first request with `first` and then `next` without end.
+async fn hostile_server(stream: TcpStream, first: Arc<[u8]>, next: Arc<[u8]>) -> Result<()> {
+    let (mut read, mut write) = stream.into_split();
+    write.write_all(&frame(SETTINGS, 0, 0, &[])).await?;
+    read.read_exact(&mut [0; 24]).await?;
+    let mut head = [0; 9];
+    while head[3] != HEADERS {
+        read.read_exact(&mut head).await?;
+        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+        read.read_exact(&mut vec![0; length as usize]).await?;
+    }
+    let drain = async {
+        let mut waste = vec![0; 64 * 1024];
+        while matches!(read.read(&mut waste).await, Ok(n) if n > 0) {}
+    };
+    let flood = async {
+        write.write_all(&first).await?;
+        loop {
+            write.write_all(&next).await?;
+        }
+    };
+    tokio::select! {
+        () = drain => Ok(()),
+        ended = flood => ended,
+    }
+}
+
+/// An HTTP/2 app whose every connection is like that.
+async fn hostile_app(first: Vec<u8>, next: Vec<u8>) -> Result<(SocketAddr, tokio::task::JoinHandle<()>)> {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+    let addr = listener.local_addr()?;
+    let (first, next): (Arc<[u8]>, Arc<[u8]>) = (first.into(), next.into());
+    let task = tokio::spawn(async move {
+        let mut connections = tokio::task::JoinSet::new();
+        while let Ok((stream, _)) = listener.accept().await {
+            connections.spawn(hostile_server(stream, first.clone(), next.clone()));
+        }
+    });
+    Ok((addr, task))
+}
+
+/// What an app or a peer sends without end meets the same limits as what clients send.
+async fn floods_of_an_app_end_its_connection_and_nothing_else(world: Arc<World>) -> Result<()> {
+    let answer = frame(HEADERS, END_HEADERS, 1, &[0x88]);
+    // `:status: 103`
+    let early = frame(HEADERS, END_HEADERS, 1, &[0x08, 3, b'1', b'0', b'3']);
+    let floods = [
+        ("pings", true, Vec::new(), frame(PING, 0, 0, &[7; 8])),
+        (
+            "settings",
+            true,
+            Vec::new(),
+            frame(SETTINGS, 0, 0, &[0, 1, 0, 0, 16, 0]),
+        ),
+        ("resets", true, Vec::new(), frame(RESET, 0, 1, &[0, 0, 0, 8])),
+        ("updates", true, Vec::new(), frame(WINDOW_UPDATE, 0, 0, &[0, 0, 0, 1])),
+        ("early answers", true, Vec::new(), early),
+        ("empty data", false, answer, frame(DATA, 0, 1, &[])),
+        (
+            "continuations",
+            false,
+            frame(HEADERS, 0, 1, &[0x88]),
+            frame(CONTINUATION, 0, 1, &[0, 1, b'x', 1, b'y']),
+        ),
+    ];
+    for (what, counted, first, one) in floods {
+        let (hostile, task) = hostile_app(first, one.repeat(50)).await?;
+        let good = H1App::echo().await?;
+        let mut mesh = Plan::default()
+            .service("hostile", "http2", &[hostile])
+            .service("good", "http", &[good.addr])
+            .start(&world)
+            .await?;
+        let (bad, good) = (mesh.to("hostile")?, mesh.to("good")?);
+        get_ok(good, "/").await?;
+        let before = mesh.inbound("hostile", 0)?.process.rss_kib()?;
+        for _ in 0..3 {
+            // Soon: the connection ends although the flood does not.
+            let asked = wait::soon(what, async { Ok(get(bad, "/").await) }).await?;
+            ensure!(!asked.is_ok_and(|a| a.status() < 500), "{what}: an answer");
+            get_ok(good, "/").await?;
+        }
+        let sidecar = mesh.inbound("hostile", 0)?;
+        wait::until("the connections are counted that were ended for it", || async {
+            drop(get(bad, "/").await);
+            let page = sidecar.metrics().await.unwrap_or_default();
+            !counted || metric(&page, "outrigger_upstreams_ended_total") >= 3.0
+        })
+        .await
+        .context(what)?;
+        let peak = sidecar.process.peak_rss_kib()?;
+        ensure!(
+            peak < before + 32 * 1024,
+            "{what}: memory grew from {before} to {peak} KiB"
+        );
+        mesh.check_well().context(what)?;
+        task.abort();
+    }
+    Ok(())
 }
 
 async fn pings_and_updates_of_an_ordinary_client_are_welcome(world: Arc<World>) -> Result<()> {

@@ -184,12 +184,7 @@ fn withheld(plane: &Plane) -> Withheld {
 }
 
 fn needs(who: &str, feature: &str) -> String {
-    let since = features::since(feature);
-    match feature {
-        // Every version can; one without an identity does not say so.
-        features::MTLS => format!("{who}: needs an identity, or sidecar >= {since}"),
-        _ => format!("{who}: needs sidecar >= {since}"),
-    }
+    format!("{who}: needs sidecar >= {}", features::since(feature))
 }
 
 fn summary(plane: &Plane, name: &ServiceName, withheld: &Withheld) -> ServiceView {

@@ -15,9 +15,9 @@ use bytes::{Buf as _, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
-use super::frames::Frames;
 use super::head::Watch;
 use super::serve::Bounds;
+use crate::connect::Frames;
 use crate::contain::{self, Place};
 use crate::observe::{Gauge, Stats, held};
 

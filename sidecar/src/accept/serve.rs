@@ -18,10 +18,9 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use super::client::Client;
-use super::frames::Frames;
 use super::gate::Gate;
 use super::head::Watch;
-use crate::connect::{Boxed, CONNECTION_WINDOW, FRAME, MAX_STREAMS, SEND_BUFFER, STREAM_WINDOW};
+use crate::connect::{Boxed, CONNECTION_WINDOW, FRAME, Frames, MAX_STREAMS, SEND_BUFFER, STREAM_WINDOW};
 use crate::contain::{self, Caught, Panicked, caught};
 use crate::drain::{Drain, Phase};
 use crate::forward::body::{Body, BodyError};

@@ -19,8 +19,10 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::oneshot;
 
 use super::boxed::Boxed;
+use super::frames::Frames;
 use crate::forward::body::Body;
 use crate::identify::TlsError;
+use crate::observe::{Gauge, Stats};
 
 /// Streams that one connection carries at a time.
 pub const MAX_STREAMS: usize = 128;
@@ -87,6 +89,7 @@ impl Connection {
     pub(super) async fn handshake<S>(
         stream: S,
         settings: &Settings,
+        stats: Arc<Stats>,
         barred: impl Future<Output = String> + Send + 'static,
         on_close: impl FnOnce() + Send + 'static,
     ) -> Result<Arc<Self>, NotBegun>
@@ -115,6 +118,11 @@ impl Connection {
             // The first bytes are the server's SETTINGS (RFC 9113 §3.4). Nobody waits for an app's.
             greeting: Some(told),
             full: full.clone(),
+            counted: Box::new(Counted {
+                frames: Frames::of_server(),
+                began: Instant::now(),
+                stats,
+            }),
         };
         let (sender, connection) = builder.handshake(TokioIo::new(stream)).await?;
         // Owned by the connection itself: it ends with the socket or with the last sender and stream.
@@ -191,11 +199,41 @@ struct Watched<S> {
     cut: Arc<Cut>,
     greeting: Option<oneshot::Sender<Option<TlsError>>>,
     full: Arc<AtomicBool>,
+    /// Boxed: hyper copies the stream.
+    counted: Box<Counted>,
+}
+
+/// What the server sends, counted: an app or a peer is trusted no more than a client.
+#[derive(Debug)]
+struct Counted {
+    frames: Frames,
+    began: Instant,
+    stats: Arc<Stats>,
+}
+
+impl Counted {
+    fn feed(&mut self, new: &[u8]) -> io::Result<()> {
+        self.frames.feed(new, self.began.elapsed()).map_err(|flood| {
+            self.stats.add(Gauge::UpstreamsEnded, 1);
+            let connections = self.stats.get(Gauge::UpstreamsEnded);
+            // The more there are, the fewer lines: the log is not theirs to fill.
+            if connections.is_power_of_two() {
+                tracing::warn!(
+                    connections,
+                    "an HTTP/2 connection to an app or a peer is ended: {flood}"
+                );
+            }
+            io::Error::other(flood)
+        })
+    }
 }
 
 impl<S> Watched<S> {
-    fn wrote(&self, result: &Poll<io::Result<usize>>) {
+    fn wrote(&mut self, result: &Poll<io::Result<usize>>) {
         self.full.store(result.is_pending(), Relaxed);
+        if let Poll::Ready(Ok(n)) = result {
+            self.counted.frames.sent(*n);
+        }
     }
 }
 
@@ -212,6 +250,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
             if refused.is_some() || buf.filled().len() > before {
                 let _waiting = self.greeting.take().map(|told| told.send(refused));
             }
+        }
+        if let Some(new) = buf.filled().get(before..).filter(|new| !new.is_empty()) {
+            self.counted.feed(new)?;
         }
         Poll::Ready(result)
     }

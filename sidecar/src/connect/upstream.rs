@@ -389,12 +389,14 @@ impl Upstream {
                 settings.generation = made.generation;
                 let (shared, peer) = (self.shared.clone(), made.peer);
                 let barred = async move { barred(&shared.identity, &peer).await.to_string() };
+                let stats = self.shared.stats.clone();
                 // Boxed: hyper spawns a future for each request that has room for the whole connection, and copies it.
-                http2::Connection::handshake(Box::new(made.stream), &settings, barred, self.counted()).await
+                http2::Connection::handshake(Box::new(made.stream), &settings, stats, barred, self.counted()).await
             }
             Security::Plain | Security::Impossible(_) => {
                 let stream = self.connect().await?;
-                http2::Connection::handshake(stream, &settings, std::future::pending(), self.counted()).await
+                let stats = self.shared.stats.clone();
+                http2::Connection::handshake(stream, &settings, stats, std::future::pending(), self.counted()).await
             }
         };
         let connection = connection.map_err(|error| self.not_begun(error))?;

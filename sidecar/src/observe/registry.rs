@@ -48,6 +48,8 @@ pub enum Gauge {
     ConnectionsRefused,
     /// HTTP/2 connections ended for what their client did: floods, and reading nothing under pressure.
     ClientsEnded,
+    /// HTTP/2 connections ended for what an app or a peer's sidecar did: floods.
+    UpstreamsEnded,
     /// Requests answered `overloaded` because too many bytes waited.
     Shed,
     /// Times that accepting paused because the process had no file descriptor left.
@@ -84,7 +86,7 @@ pub enum Gauge {
 
 impl Gauge {
     /// All, with metric name and help text.
-    pub const ALL: [(Self, &'static str, &'static str, &'static str); 18] = [
+    pub const ALL: [(Self, &'static str, &'static str, &'static str); 19] = [
         (
             Self::ConnectionsRefused,
             "outrigger_connections_refused_total",
@@ -96,6 +98,12 @@ impl Gauge {
             "outrigger_clients_ended_total",
             "counter",
             "HTTP/2 connections ended for frame floods, or for reading nothing under pressure.",
+        ),
+        (
+            Self::UpstreamsEnded,
+            "outrigger_upstreams_ended_total",
+            "counter",
+            "HTTP/2 connections to apps and peers ended for frame floods.",
         ),
         (
             Self::Shed,

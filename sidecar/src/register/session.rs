@@ -102,7 +102,7 @@ impl Session<'_> {
             service: bootstrap.service.clone(),
             instance: bootstrap.instance.clone(),
             epoch: bootstrap.epoch,
-            features: features::ALL.iter().map(|f| (*f).to_owned()).collect(),
+            features: features::spoken(self.shared.identity.is_on()),
             version: env!("CARGO_PKG_VERSION").into(),
             admin: admin.into(),
         });
@@ -312,7 +312,7 @@ fn endpoint(shared: &Shared) -> Endpoint {
         epoch: bootstrap.epoch,
         labels: bootstrap.labels.clone(),
         weight: bootstrap.weight,
-        capabilities: features::ALL.iter().map(|f| (*f).to_owned()).collect(),
+        capabilities: features::spoken(shared.identity.is_on()),
         meshed: true,
     }
 }

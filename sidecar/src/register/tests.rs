@@ -172,12 +172,18 @@ async fn registered(session: &mut Session) {
         (hello.instance.as_str(), hello.epoch, hello.admin.as_str()),
         ("p1", 9, "127.0.0.1:7")
     );
-    assert_eq!(hello.features, outrigger_proto::features::ALL);
+    // It has no identity, so nobody is told of mutual TLS.
+    let spoken = outrigger_proto::features::spoken(false);
+    assert!(!spoken.iter().any(|f| f == outrigger_proto::features::MTLS));
+    assert_eq!(hello.features, spoken);
     let Body::Register(register) = said(session).await else {
         panic!("then the registration")
     };
     let endpoint = register.endpoint.expect("an endpoint");
-    assert_eq!(endpoint.name, "default/post/p1");
+    assert_eq!(
+        (endpoint.name.as_str(), &endpoint.capabilities),
+        ("default/post/p1", &spoken)
+    );
     assert_eq!(
         (endpoint.ports[0].name.as_str(), endpoint.ports[0].port),
         ("http", 8081)

@@ -226,9 +226,9 @@ fn security(endpoint: &Endpoint, service: &Service) -> Security {
         }
         // Still on its way into the mesh.
         Mode::Permissive => Security::Plain,
-        Mode::Strict if endpoint.meshed => {
-            Security::Impossible("its sidecar is too old for mutual TLS, and the service's mode is strict")
-        }
+        Mode::Strict if endpoint.meshed => Security::Impossible(
+            "its sidecar has no identity or is too old for mutual TLS, and the service's mode is strict",
+        ),
         Mode::Strict => Security::Impossible("it has no sidecar, and the service's mode is strict"),
     }
 }

@@ -1,40 +1,49 @@
-//! Counts the frames of an HTTP/2 client that carry nothing, against a budget that refills.
+//! Counts the frames of an HTTP/2 peer that carry nothing, against a budget that refills.
 //!
 //! h2 bounds what costs memory: CONTINUATION frames of one header section, header sections, streams
 //! reset before they were accepted, small and empty DATA frames. PING, SETTINGS, WINDOW_UPDATE, PRIORITY
-//! and RST_STREAM cost it time alone and are answered for ever; they are counted here. Reads the nine
+//! and RST_STREAM cost it time alone and are answered for ever; they are counted here. So are, of a
+//! server, the heads of informational answers, which h2 throws away one by one. Reads the nine
 //! bytes of each frame's head and skips the rest. Pure: the time is an argument.
 //!
 //! Two budgets, each as large as what refills in `BURST`:
 //! - resets: a stream that is reset has cost a request, whose caller may have good reason to give up;
-//! - everything else: what this side sends counts in the client's favour, because a window update
-//!   answers data, and clients that measure their bandwidth ping once for each flight of it.
+//! - everything else: what this side sends counts in the peer's favour, because a window update
+//!   answers data, and peers that measure their bandwidth ping once for each flight of it.
+//!
+//! What this side sends to a server pays for its resets as well: one may follow each early answer
+//! (RFC 9113 §8.1), and each answer follows a request.
 
 use std::time::Duration;
 
-/// How long a client that stayed below its rate may be above it.
+/// How long a peer that stayed below its rate may be above it.
 const BURST: u64 = 2;
 /// The client's preface (RFC 9113 §3.4) is no frame.
 const PREFACE: u64 = 24;
-/// Bytes sent to the client that pay for one of its frames.
+/// Bytes sent to a client that pay for one of its frames.
 const SENT: u64 = 16;
+/// Bytes sent to a server that pay for one of its frames and a reset: no head is shorter.
+const ASKED: u64 = 10;
+/// What a server may send in a second unpaid: the defaults of the limits on clients.
+const SERVER: u32 = 1000;
 /// What is sent in answer to a PING or SETTINGS must not pay for it.
 const ANSWER: u64 = 2;
 
-/// Why a client's connection is ended.
+/// Why a peer's connection is ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Flood {
     /// Too many streams reset.
-    #[error("the client resets streams without end")]
+    #[error("the peer resets streams without end")]
     Resets,
     /// Too many frames that carry nothing.
-    #[error("the client sends frames without end that carry nothing")]
+    #[error("the peer sends frames without end that carry nothing")]
     Control,
 }
 
 /// The frames of one connection.
 #[derive(Debug, Clone)]
 pub struct Frames {
+    server: bool,
     /// Bytes until the next head.
     skip: u64,
     head: [u8; 9],
@@ -93,6 +102,7 @@ impl Frames {
     #[must_use]
     pub fn new(resets: u32, control: u32) -> Self {
         Self {
+            server: false,
             skip: PREFACE,
             head: [0; 9],
             in_head: 0,
@@ -102,12 +112,22 @@ impl Frames {
         }
     }
 
-    /// Bytes went to the client.
+    /// A server that has sent nothing yet.
+    #[must_use]
+    pub fn of_server() -> Self {
+        Self {
+            server: true,
+            skip: 0,
+            ..Self::new(SERVER, SERVER)
+        }
+    }
+
+    /// Bytes went to the peer.
     pub fn sent(&mut self, bytes: usize) {
         self.sent = self.sent.saturating_add(bytes as u64);
     }
 
-    /// Takes in the next bytes of the client, `now` after any fixed moment.
+    /// Takes in the next bytes of the peer, `now` after any fixed moment.
     ///
     /// # Errors
     /// When a budget is used up; the connection must end.
@@ -116,7 +136,13 @@ impl Frames {
         self.resets.refill(now);
         self.control.refill(now);
         let paid = std::mem::take(&mut self.sent);
-        self.control.earn(paid.saturating_mul(ONE) / SENT);
+        let pays = |bytes| paid.saturating_mul(ONE) / bytes;
+        if self.server {
+            self.resets.earn(pays(ASKED));
+            self.control.earn(pays(ASKED));
+        } else {
+            self.control.earn(pays(SENT));
+        }
         while !bytes.is_empty() {
             if self.skip > 0 {
                 let n = self.skip.min(bytes.len() as u64);
@@ -151,7 +177,8 @@ impl Frames {
         let (budget, cost, flood) = match kind {
             // DATA with bytes, or that ends a stream; HEADERS: a request, which is bounded as such.
             0x0 if length > 0 || end_stream => return Ok(()),
-            0x1 => return Ok(()),
+            // A server's that does not end its stream is the head of an answer, or of one before it.
+            0x1 if !self.server || end_stream => return Ok(()),
             0x3 => (&mut self.resets, 1, Flood::Resets),
             // SETTINGS and PING are answered, unless they are answers.
             0x4 | 0x6 if !ack => (&mut self.control, ANSWER, Flood::Control),
@@ -215,6 +242,29 @@ mod tests {
                 most,
                 "type {kind}"
             );
+        }
+    }
+
+    #[test]
+    fn a_servers_floods_meet_the_same_budgets_and_its_answers_are_paid_for_by_requests() {
+        for (kind, flags, payload, most) in [
+            (3, 0, 4, 2000),
+            (PING, 0, 8, 1000),
+            (4, 0, 6, 1000),
+            (8, 0, 4, 2000),
+            (1, 4, 20, 2000),
+            (0, 0, 0, 2000),
+        ] {
+            let mut frames = Frames::of_server();
+            let bytes = frame(kind, flags, payload);
+            assert_eq!(taken(&mut frames, &bytes, Duration::ZERO), most, "type {kind}");
+        }
+        let mut frames = Frames::of_server();
+        // The head of an early answer, its end, and the reset that tells to stop sending.
+        let answer = [frame(1, 4, 10), frame(0, 1, 0), frame(3, 0, 4)].concat();
+        for _ in 0..100_000 {
+            frames.sent(12);
+            frames.feed(&answer, Duration::ZERO).expect("asked for");
         }
     }
 

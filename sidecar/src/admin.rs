@@ -259,6 +259,7 @@ fn panic(query: Option<&str>) -> Answer {
 }
 
 fn metrics(shared: &Shared) -> Answer {
+    shared.directory.measure();
     let page = prometheus::render(&shared.stats, &process::read(), shared.app.now().ok());
     let mut answer = text(StatusCode::OK, page);
     answer.headers_mut().insert(

@@ -20,7 +20,8 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use self::traffic::Traffic;
-use crate::observe::Stats;
+use crate::observe::{Gauge, Stats};
+use crate::protect::Protection;
 
 /// All that is known, shared by every thread.
 #[derive(Debug)]
@@ -48,16 +49,19 @@ pub struct Admission {
     pub mode: Mode,
     /// None when the rules could not be read: then nobody may.
     rules: Option<Rules>,
+    /// What bounds those who may; none: nothing does.
+    pub protection: Option<Arc<Protection>>,
     trust_domain: Box<str>,
 }
 
 impl Admission {
-    fn new(proxy: &Proxy, trust_domain: &str) -> Self {
+    fn new(proxy: &Proxy, trust_domain: &str, protection: Option<Arc<Protection>>) -> Self {
         let rules = Rules::compile(&proxy.access, trust_domain)
             .inspect_err(|error| tracing::error!(%error, "nobody may call: the rules of who may cannot be read"));
         Self {
             mode: proxy.mode,
             rules: rules.ok(),
+            protection,
             trust_domain: trust_domain.into(),
         }
     }
@@ -69,6 +73,18 @@ impl Admission {
             rule: "the rules cannot be read",
         };
         self.rules.as_ref().map_or(refused, |rules| rules.decide(call))
+    }
+}
+
+/// What bounds the requests to the app; what was in force stays when it cannot be read.
+fn protection(proxy: &Proxy, before: Option<&Arc<Protection>>, stats: &Stats) -> Option<Arc<Protection>> {
+    let now = std::time::Instant::now();
+    match Protection::new(proxy, before.map(|b| &**b), stats, now) {
+        Ok(protection) => protection.map(Arc::new),
+        Err(error) => {
+            tracing::error!(%error, "the bounds of requests stay as they were: the new ones cannot be read");
+            before.cloned()
+        }
     }
 }
 
@@ -105,12 +121,16 @@ impl Directory {
     pub fn new(proxy: Proxy, stats: Arc<Stats>) -> Self {
         Self {
             own: proxy.name.clone(),
-            stats,
             destinations: Mutex::new(HashMap::new()),
             wanted: watch::Sender::new(0),
             logs_requests: AtomicBool::new(proxy.access_log == AccessLog::Json),
-            admission: ArcSwap::from_pointee(Admission::new(&proxy, NO_TRUST_DOMAIN)),
+            admission: ArcSwap::from_pointee(Admission::new(
+                &proxy,
+                NO_TRUST_DOMAIN,
+                protection(&proxy, None, &stats),
+            )),
             proxy: ArcSwap::from_pointee(proxy),
+            stats,
             proxy_changed: watch::Sender::new(()),
             generation: AtomicU64::new(0),
             started: std::time::Instant::now(),
@@ -127,7 +147,9 @@ impl Directory {
     pub fn set_proxy(&self, proxy: Proxy) {
         self.logs_requests
             .store(proxy.access_log == AccessLog::Json, Ordering::Relaxed);
-        let admission = Admission::new(&proxy, &self.admission.load().trust_domain);
+        let before = self.admission.load_full();
+        let protection = protection(&proxy, before.protection.as_ref(), &self.stats);
+        let admission = Admission::new(&proxy, &before.trust_domain, protection);
         self.proxy.store(Arc::new(proxy));
         self.admission.store(Arc::new(admission));
         self.proxy_changed.send_replace(());
@@ -142,10 +164,20 @@ impl Directory {
     /// Tells which trust domain services and namespaces without one belong to: the own identity's. Cheap
     /// when nothing changes, so that it may be told for every connection.
     pub fn belongs_to(&self, trust_domain: &str) {
-        if *self.admission.load().trust_domain != *trust_domain {
+        let before = self.admission.load();
+        if *before.trust_domain != *trust_domain {
             // Rarely, and whoever comes second compiles the same again.
-            let admission = Admission::new(&self.proxy.load(), trust_domain);
+            let admission = Admission::new(&self.proxy.load(), trust_domain, before.protection.clone());
             self.admission.store(Arc::new(admission));
+        }
+    }
+
+    /// Puts into the gauges what changes with every request, for whoever is about to read them.
+    pub fn measure(&self) {
+        let figures = self.admission.load().protection.as_ref().and_then(|p| p.figures());
+        let gauges = [Gauge::AdmissionLimit, Gauge::AdmissionInFlight, Gauge::AdmissionQueued];
+        for (gauge, figure) in gauges.into_iter().zip(figures.unwrap_or_default()) {
+            self.stats.set(gauge, figure.into());
         }
     }
 

@@ -19,6 +19,7 @@ use crate::guard::{Account, Outcome};
 use crate::observe::access_log::{AccessLog, Record};
 use crate::observe::count::Tally;
 use crate::observe::{Cell, Direction, StatusClass};
+use crate::protect::Held;
 use crate::reason::Reason;
 
 /// One request's bookkeeping.
@@ -35,6 +36,8 @@ pub struct Exchange {
     done: bool,
     /// Inbound: its place among what the caller's connection carries.
     ticket: Option<Ticket>,
+    /// Inbound: its place at the app.
+    held: Option<Held>,
     /// Outbound: how the requests of its route end.
     tally: Option<Arc<Tally>>,
     /// Outbound: what its end tells of the endpoint.
@@ -83,6 +86,7 @@ impl Exchange {
             tries: 0,
             done: false,
             ticket: None,
+            held: None,
             tally: None,
             account: None,
             log,
@@ -199,6 +203,11 @@ impl Exchange {
         self.ticket = Some(ticket);
     }
 
+    /// The place at the app is taken until the answer ends.
+    pub fn holds(&mut self, held: Held) {
+        self.held = Some(held);
+    }
+
     /// Ready when the rules allow the request no longer.
     pub fn poll_cut(&self, cx: &mut Context<'_>) -> Poll<()> {
         self.ticket.as_ref().map_or(Poll::Pending, |ticket| ticket.poll_cut(cx))
@@ -287,6 +296,7 @@ impl Exchange {
             return;
         }
         self.ticket = None;
+        self.held = None;
         if let Some(tally) = self.tally.take() {
             tally.add(class);
         }

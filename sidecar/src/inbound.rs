@@ -3,6 +3,7 @@
 //! What could not be handed to the app at all is refused so that a calling sidecar knows that it may
 //! try another instance: `REFUSED_STREAM` (RFC 9113 §8.7).
 
+mod admit;
 pub mod caller;
 mod enter;
 mod opaque;
@@ -38,6 +39,7 @@ use crate::observe::access_log::AccessLog;
 use crate::observe::{Cell, Direction, Gauge, Key};
 use crate::policy::deadline::{Deadline, GRPC_TIMEOUT, parse_timeout};
 use crate::policy::retry::Failure;
+use crate::protect::Protection;
 use crate::reason::Reason;
 use crate::respond::{self, ConnectionError, Dress};
 use crate::shared::Shared;
@@ -77,6 +79,9 @@ enum Speaks {
     Http1,
     Http2,
 }
+
+/// A request that the rules let in: its place among those on the connection, and what bounds it.
+type LetIn = (Ticket, Option<Arc<Protection>>);
 
 /// Why the app did not answer.
 #[derive(Debug)]
@@ -243,9 +248,26 @@ impl Inbound {
             Ok(plan) => plan,
             Err(detail) => return Ok(refused(exchange, Reason::BadRequest, dress, detail)),
         };
-        let ticket = match self.authorize(caller, &plan, &mut exchange) {
+        let (ticket, protection) = match self.authorize(caller, &plan, &mut exchange) {
             Ok(ticket) => ticket,
             Err((reason, detail)) => return Ok(refused(exchange, reason, dress, &detail)),
+        };
+        let place = match &protection {
+            None => None,
+            Some(protection) => {
+                let now = exchange.started();
+                let admitted = tokio::select! {
+                    biased;
+                    admitted = admit::admit(protection, caller, &plan, &parts, now) => admitted,
+                    () = std::future::poll_fn(|cx| ticket.poll_cut(cx)) => {
+                        return Ok(refused(exchange, Reason::Denied, dress, ""));
+                    }
+                };
+                match admitted {
+                    Ok(place) => place,
+                    Err(refusal) => return Ok(refusal.answer(exchange, dress)),
+                }
+            }
         };
         caller.introduce(&mut parts.headers);
         let answer = {
@@ -265,6 +287,14 @@ impl Inbound {
             }
         };
         exchange.under(ticket);
+        if let Some(place) = place {
+            let failed = answer.as_ref().map_or(true, |(response, _)| admit::failed(response));
+            let held = place.answered(Instant::now(), failed);
+            // What follows an upgrade is no request any more.
+            if matches!(answer, Ok((_, None))) {
+                exchange.holds(held);
+            }
+        }
         let (reason, detail) = match answer {
             Ok((response, None)) => return Ok(response.map(|body| body.told(exchange))),
             Ok((response, Some(upstream))) => {
@@ -290,7 +320,7 @@ impl Inbound {
 
     /// Asks the rules, before anything of the body is read. One atomic load, and no allocation unless the
     /// answer is no.
-    fn authorize(&self, caller: &Caller, plan: &Plan, exchange: &mut Exchange) -> Result<Ticket, (Reason, String)> {
+    fn authorize(&self, caller: &Caller, plan: &Plan, exchange: &mut Exchange) -> Result<LetIn, (Reason, String)> {
         let admission = self.shared.directory.admission();
         let verdict = admission.decide(&caller.asks(&self.port, plan.method(), plan.path()));
         exchange.decided(verdict.rule());
@@ -309,7 +339,8 @@ impl Inbound {
             }
         }
         // From here on until it ends the request is among those that a change of the rules can cut.
-        Ok(caller.live.enter(plan.method().clone(), plan.path().clone()))
+        let ticket = caller.live.enter(plan.method().clone(), plan.path().clone());
+        Ok((ticket, admission.protection.clone()))
     }
 
     fn audited(&self, caller: &Caller, rule: &str) {

@@ -29,6 +29,7 @@ pub mod inbound;
 pub mod observe;
 pub mod outbound;
 pub mod policy;
+pub mod protect;
 pub mod reason;
 pub mod register;
 pub mod respond;

@@ -2,6 +2,7 @@
 //!
 //! What the workers of a sidecar share are atomics without a lock: each state that has to be seen whole is one number.
 
+pub mod admission;
 pub mod backoff;
 pub mod breaker;
 pub mod budget;
@@ -10,6 +11,7 @@ pub mod deadline;
 pub mod external;
 pub mod hedge;
 pub mod outlier;
+pub mod rate;
 pub mod retry;
 pub mod trip;
 pub mod window;

@@ -85,6 +85,8 @@ reasons! {
     PerTryTimeout => "per_try_timeout", 504, 4, "no answer within the time of one try";
     /// Nothing moved for too long.
     IdleTimeout => "idle_timeout", 504, 4, "nothing moved in either direction for too long";
+    /// A rate limit of the callee has nothing left.
+    RateLimited => "rate_limited", 429, 8, "a rate limit of the callee has nothing left";
     /// The sidecar is at a limit.
     Overloaded => "overloaded", 503, 8, "the sidecar is at a limit";
 }

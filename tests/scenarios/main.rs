@@ -30,6 +30,7 @@ mod observe;
 mod opaque;
 mod panics;
 mod paths;
+mod protect;
 mod proxy;
 mod reliability;
 mod routes;
@@ -52,6 +53,7 @@ fn main() {
         upgrade::tests(),
         tcp::tests(),
         opaque::tests(),
+        protect::tests(),
         proxy::tests(),
         routes::tests(),
         failure::tests(),

@@ -5,11 +5,12 @@
 use std::time::Duration;
 
 use outrigger_proto::model::{
-    Access, AccessLog, Dependency, DependencyCheck, External, Health, Mode, Principal, Probe, Trailers, Underscores,
+    Access, AccessLog, Dependency, DependencyCheck, External, Health, Mode, Principal, Priority, PriorityRule, Probe,
+    Trailers, Underscores,
 };
 use outrigger_proto::wire::mesh as wire;
 
-use crate::config::ServiceDoc;
+use crate::config::{ServiceDoc, Traffic};
 
 /// What the service's own sidecars do.
 pub(super) fn proxy(document: &ServiceDoc) -> wire::Proxy {
@@ -57,8 +58,25 @@ pub(super) fn proxy(document: &ServiceDoc) -> wire::Proxy {
         access: Some(access(&document.access)),
         admission: document.traffic.admission.as_ref().map(Into::into),
         rate_limits: document.traffic.rate_limits.iter().map(Into::into).collect(),
-        priorities: document.traffic.priorities.iter().map(Into::into).collect(),
+        priorities: priorities(&document.traffic),
     }
+}
+
+/// How much requests matter at the service's own sidecars: its list, then what its routes say, then what it says itself.
+fn priorities(traffic: &Traffic) -> Vec<wire::Priority> {
+    let routes = traffic.routes.iter().map(|route| PriorityRule {
+        matches: route.matches.to_vec(),
+        priority: route.policy.priority,
+    });
+    let rest = PriorityRule {
+        matches: Vec::new(),
+        priority: traffic.policy.priority,
+    };
+    let mut said: Vec<_> = routes.chain([rest]).collect();
+    if said.iter().all(|rule| rule.priority == Priority::Normal) {
+        said.clear();
+    }
+    traffic.priorities.iter().chain(&said).map(Into::into).collect()
 }
 
 /// What callers need to know.

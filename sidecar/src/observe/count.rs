@@ -22,11 +22,15 @@ pub enum Family {
     Mirrored,
     /// Failures on purpose.
     Faults,
+    /// Requests refused by a rate limit.
+    RateLimited,
+    /// Requests that were not handed to the app because it had enough to do.
+    Shed,
 }
 
 impl Family {
     /// All, with metric name and help text.
-    pub const ALL: [(Self, &'static str, &'static str); 4] = [
+    pub const ALL: [(Self, &'static str, &'static str); 6] = [
         (
             Self::Routed,
             "outrigger_route_requests_total",
@@ -43,6 +47,16 @@ impl Family {
             "Requests that a route mirrors, by what became of the copy.",
         ),
         (Self::Faults, "outrigger_faults_total", "Failures made on purpose."),
+        (
+            Self::RateLimited,
+            "outrigger_rate_limited_total",
+            "Requests refused by a rate limit, by its name.",
+        ),
+        (
+            Self::Shed,
+            "outrigger_admission_shed_total",
+            "Requests not handed to the app because it had enough to do, by priority and cause.",
+        ),
     ];
 }
 

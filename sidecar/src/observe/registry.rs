@@ -82,11 +82,17 @@ pub enum Gauge {
     HandshakesFailed,
     /// Requests and connections that only `audit` let through.
     Audited,
+    /// Requests that the app may get at a time; 0 while that is not bounded.
+    AdmissionLimit,
+    /// Requests that have a place at the app.
+    AdmissionInFlight,
+    /// Requests that wait for a place at the app.
+    AdmissionQueued,
 }
 
 impl Gauge {
     /// All, with metric name and help text.
-    pub const ALL: [(Self, &'static str, &'static str, &'static str); 19] = [
+    pub const ALL: [(Self, &'static str, &'static str, &'static str); 22] = [
         (
             Self::ConnectionsRefused,
             "outrigger_connections_refused_total",
@@ -200,6 +206,24 @@ impl Gauge {
             "outrigger_access_audited_total",
             "counter",
             "Requests and connections that only audit let through.",
+        ),
+        (
+            Self::AdmissionLimit,
+            "outrigger_admission_limit",
+            "gauge",
+            "Requests that the app may get at a time; 0 while that is not bounded.",
+        ),
+        (
+            Self::AdmissionInFlight,
+            "outrigger_admission_in_flight",
+            "gauge",
+            "Requests that have a place at the app.",
+        ),
+        (
+            Self::AdmissionQueued,
+            "outrigger_admission_queued",
+            "gauge",
+            "Requests that wait for a place at the app.",
         ),
     ];
 }

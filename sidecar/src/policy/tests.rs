@@ -2,4 +2,5 @@
 
 mod breaking;
 mod counting;
+mod protecting;
 mod repeating;

@@ -1,6 +1,10 @@
 //! An endpoint: so many places, a queue before them, and a service time.
 
 use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use outrigger_proto::model::{Admission, Limit};
+use outrigger_sidecar::policy::admission::Limiter;
 
 use crate::world::{Nanos, TryId};
 
@@ -38,6 +42,52 @@ pub struct Server {
     pub(crate) waiting: VecDeque<TryId>,
     /// Requests that reached it, answered or not.
     pub reached: u64,
+    /// The sidecar before it, when that bounds what it gets.
+    pub(crate) door: Option<Door>,
+}
+
+/// The inbound side of a sidecar: the limit of requests at the app, and the queue before it.
+#[derive(Debug)]
+pub(crate) struct Door {
+    zero: Instant,
+    settings: Admission,
+    limiter: Limiter,
+    pub(crate) queue: VecDeque<TryId>,
+}
+
+impl Door {
+    /// A place at the app, when one is free and nobody waits.
+    pub(crate) fn enter(&self) -> bool {
+        self.queue.is_empty() && self.limiter.take()
+    }
+
+    /// Whether the queue has room.
+    pub(crate) fn has_room(&self) -> bool {
+        self.queue.len() < self.settings.queue_length as usize
+    }
+
+    /// How long a request may wait.
+    pub(crate) fn patience(&self) -> Nanos {
+        u64::try_from(self.settings.queue.as_nanos()).unwrap_or(Nanos::MAX)
+    }
+
+    /// A request that has its place since `began` is answered.
+    pub(crate) fn leaves(&self, began: Nanos, now: Nanos, failed: bool) {
+        let at = |nanos| self.zero + Duration::from_nanos(nanos);
+        self.limiter.answered(&self.settings, at(began), at(now), failed);
+        self.limiter.give_back();
+    }
+
+    /// The next of those that wait, with a place; `gone` tells whose caller has gone.
+    pub(crate) fn next(&mut self, gone: impl Fn(TryId) -> bool) -> Option<TryId> {
+        while self.queue.front().is_some_and(|first| gone(*first)) {
+            self.queue.pop_front();
+        }
+        if self.queue.is_empty() || !self.limiter.take() {
+            return None;
+        }
+        self.queue.pop_front()
+    }
 }
 
 impl Server {
@@ -55,7 +105,29 @@ impl Server {
             busy: 0,
             waiting: VecDeque::new(),
             reached: 0,
+            door: None,
         }
+    }
+
+    /// The same behind a sidecar with `admission: {limit: gradient}`.
+    #[must_use]
+    pub fn admitting(mut self) -> Self {
+        let zero = Instant::now();
+        let settings = Admission {
+            limit: Limit::Gradient,
+            min: 4,
+            max: 1000,
+            initial: 20,
+            queue: Duration::from_millis(100),
+            queue_length: 128,
+        };
+        self.door = Some(Door {
+            zero,
+            settings,
+            limiter: Limiter::new(&settings, zero),
+            queue: VecDeque::new(),
+        });
+        self
     }
 
     /// How long the next request takes.

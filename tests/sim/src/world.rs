@@ -92,6 +92,8 @@ struct Try {
     call: usize,
     server: usize,
     sent: Nanos,
+    /// When it was handed to the app.
+    entered: Nanos,
     over: bool,
 }
 
@@ -101,6 +103,7 @@ enum Event {
     Sends { call: usize },
     Reaches { attempt: TryId },
     Served { attempt: TryId },
+    Sheds { attempt: TryId },
     Answered { attempt: TryId, outcome: Outcome },
     TryEnds { attempt: TryId },
     CallEnds { call: usize },
@@ -198,6 +201,7 @@ impl World {
             Event::Sends { call } => self.send(call, false),
             Event::Reaches { attempt } => self.reaches(attempt),
             Event::Served { attempt } => self.served(attempt),
+            Event::Sheds { attempt } => self.sheds(attempt),
             Event::Answered { attempt, outcome } => self.try_ends(attempt, outcome),
             Event::TryEnds { attempt } => self.try_ends(attempt, Outcome::Timeout),
             Event::CallEnds { call } => self.call_ends(call, false),
@@ -281,6 +285,7 @@ impl World {
             call,
             server,
             sent: now,
+            entered: now,
             over: false,
         });
         if self.servers.get(server).is_none_or(|s| s.state == State::Refusing) {
@@ -318,6 +323,54 @@ impl World {
             return;
         };
         server.reached += 1;
+        if let (Some(door), State::Up(_) | State::Failing) = (&mut server.door, server.state)
+            && !door.enter()
+        {
+            let wait = if door.has_room() {
+                door.queue.push_back(attempt);
+                door.patience()
+            } else {
+                0
+            };
+            return self.push(now + wait, Event::Sheds { attempt });
+        }
+        self.at_the_app(number, attempt);
+    }
+
+    /// It waited for too long, or could not wait at all.
+    fn sheds(&mut self, attempt: TryId) {
+        let Some((number, _)) = self.server_of(attempt) else {
+            return;
+        };
+        let door = self.servers.get_mut(number).and_then(|s| s.door.as_mut());
+        let (Some(door), Some(it)) = (door, self.tries.get(attempt as usize)) else {
+            return;
+        };
+        let place = door.queue.iter().position(|t| *t == attempt);
+        if let Some(place) = place {
+            door.queue.remove(place);
+        }
+        // Handed to the app meanwhile, or its caller has gone.
+        if it.over || (place.is_none() && it.entered > it.sent) {
+            return;
+        }
+        self.push(
+            self.now + NETWORK,
+            Event::Answered {
+                attempt,
+                outcome: Outcome::Overloaded,
+            },
+        );
+    }
+
+    fn at_the_app(&mut self, number: usize, attempt: TryId) {
+        let now = self.now;
+        if let Some(it) = self.tries.get_mut(attempt as usize) {
+            it.entered = now;
+        }
+        let Some(server) = self.servers.get_mut(number) else {
+            return;
+        };
         match server.state {
             State::Silent => {}
             State::Refusing => self.push(
@@ -366,6 +419,7 @@ impl World {
         if let Some(next) = next {
             self.serve(number, next);
         }
+        self.leaves(number, attempt, state != State::Failing);
         let gone = self.tries.get(attempt as usize).is_none_or(|t| t.over);
         match (state, calls) {
             _ if gone => {}
@@ -384,6 +438,21 @@ impl World {
                     outcome: Outcome::Failed,
                 },
             ),
+        }
+    }
+
+    /// The door's next ones have their turn.
+    fn leaves(&mut self, number: usize, attempt: TryId, well: bool) {
+        let entered = self.tries.get(attempt as usize).map_or(self.now, |t| t.entered);
+        let Some(door) = self.servers.get_mut(number).and_then(|s| s.door.as_mut()) else {
+            return;
+        };
+        door.leaves(entered, self.now, !well);
+        while let Some(door) = self.servers.get_mut(number).and_then(|s| s.door.as_mut()) {
+            let tries = &self.tries;
+            let gone = |t: TryId| tries.get(t as usize).is_none_or(|t| t.over);
+            let Some(next) = door.next(gone) else { return };
+            self.at_the_app(number, next);
         }
     }
 

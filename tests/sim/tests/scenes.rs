@@ -2,7 +2,8 @@
 
 use outrigger_sim::rules::Setting;
 use outrigger_sim::scenes::{
-    Whose, chain, cold_cache, flapping, movement, one_slow_of_ten, poisoned, rolling_restart, storm, zone_loss,
+    Whose, brown_out, chain, cold_cache, flapping, movement, one_slow_of_ten, poisoned, rolling_restart, storm,
+    zone_loss,
 };
 use outrigger_sim::table;
 
@@ -35,6 +36,15 @@ fn five_hops_multiply_hardly_more_than_one() {
     for seed in SEEDS {
         let reached = chain(Whose::Outrigger, seed);
         assert!(reached <= 1.3, "{reached} with seed {seed}");
+    }
+}
+
+#[test]
+fn a_brown_out_ends_when_it_ends() {
+    for seed in 1..=4 {
+        let (ours, none) = (brown_out(Whose::Outrigger, seed), brown_out(Whose::Nobody, seed));
+        assert!(ours.success > 0.999, "{} with seed {seed}", ours.success);
+        assert!(none.success < 0.5, "{} with seed {seed}", none.success);
     }
 }
 

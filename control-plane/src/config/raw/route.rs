@@ -251,7 +251,7 @@ pub(in crate::config) struct RateLimit {
     /// Whose requests share the number: `all`, `caller` (each identity its own), or `header:NAME` (each value its own).
     #[schemars(extend("x-default" = "all"))]
     pub(in crate::config) by: Option<String>,
-    /// The number holds for all instances together: the control plane shares it out, with an error of at most one share.
+    /// The number holds for all instances together. `true` is refused: each instance counts by itself.
     #[schemars(extend("x-default" = "false"))]
     pub(in crate::config) mesh: Option<bool>,
 }

@@ -69,7 +69,7 @@ faults:
 admission: { limit: aimd, min: 2, max: 50, initial: 10, queue: 50ms, queue_length: 20 }
 rate_limits:
 - { name: all, rate: 1000/s, burst: 100 }
-- { name: each, match: { methods: [POST] }, rate: 10/m, by: caller, mesh: true }
+- { name: each, match: { methods: [POST] }, rate: 10/m, by: caller }
 - { name: key, rate: 5/10s, by: "header:X-Key" }
 priorities: [{ match: { path: /health }, priority: high }, { priority: low }]
 ---
@@ -189,9 +189,21 @@ fn every_key_survives_the_wire() {
         );
         let proxy = outrigger_proto::model::Proxy::try_from(entry.proxy.resource.clone()).unwrap();
         assert_eq!(proxy.admission, traffic.admission);
+        assert_eq!(proxy.rate_limits, traffic.rate_limits);
+        // After the service's own list its routes, and the rest.
+        let (first, rest) = proxy.priorities.split_at(traffic.priorities.len());
+        assert_eq!(first, traffic.priorities);
+        let said = |p: Priority| p != Priority::Normal;
+        let routes = traffic.routes.iter().map(|r| r.policy.priority);
+        let wanted: Vec<_> = routes.chain([traffic.policy.priority]).collect();
+        let sent: Vec<_> = rest.iter().map(|r| r.priority).collect();
         assert_eq!(
-            (&proxy.rate_limits, &proxy.priorities),
-            (&traffic.rate_limits, &traffic.priorities)
+            sent,
+            if wanted.iter().any(|p| said(*p)) {
+                wanted
+            } else {
+                vec![]
+            }
         );
     }
 }
@@ -225,6 +237,7 @@ fn impossible_policies_have_numbers() {
         ("OR1202", "service: a\nbreaker: { slow: 1s }\noutlier: { slow_rate: 5% }\n".into()),
         ("OR1203", "service: a\nbreaker: { failures: 5, cooldown: 10m, max_cooldown: 1m }\nadmission: { min: 10, max: 5 }\n".into()),
         ("OR1204", "service: a\nadmission: { limit: vegas }\n---\nservice: b\nadmission: { limit: 5, min: 2 }\n".into()),
+        ("OR1205", "service: a\nrate_limits: [{ name: x, rate: 10/s, mesh: true }]\n".into()),
         ("OR1301", "service: a\nroutes: [{ name: r, match: { path: /a } }, { name: r, match: { path: /b } }]\n".into()),
         ("OR1302", "service: a\nroutes:\n- { name: api, match: { prefix: /api } }\n- { name: post, match: { path: /api/x, methods: [POST] } }\n- { name: rest }\n- { name: late, match: { path: /b } }\n".into()),
         ("OR1303", "service: a\nsubsets: { v: { version: v } }\nroutes: [{ name: r, to: [{ subset: v, weight: 0 }, { service: a, weight: 0% }] }]\n".into()),

@@ -60,6 +60,7 @@ struct Latency {
 /// Makes the page.
 pub(in crate::admin) fn stats(shared: &Shared) -> Stats {
     let process = process::read();
+    shared.directory.measure();
     Stats {
         service: shared.name.to_string(),
         instance: shared.bootstrap.instance.clone(),

@@ -73,9 +73,14 @@ pub fn brown_out(whose: Whose, seed: u64) -> Figures {
     let mut world = World::new(seed);
     let servers: Vec<usize> = (0..10)
         .map(|_| {
-            world.server(Server {
+            let server = Server {
                 queue_length: 4000,
                 ..Server::new(4, 10.0)
+            };
+            // Who has no such thing on the callee's side gets every request to the app.
+            world.server(match whose {
+                Whose::Outrigger => server.admitting(),
+                _ => server,
             })
         })
         .collect();

@@ -30,7 +30,6 @@ mod observe;
 mod opaque;
 mod panics;
 mod paths;
-mod protect;
 mod proxy;
 mod reliability;
 mod routes;
@@ -53,7 +52,6 @@ fn main() {
         upgrade::tests(),
         tcp::tests(),
         opaque::tests(),
-        protect::tests(),
         proxy::tests(),
         routes::tests(),
         failure::tests(),

@@ -29,9 +29,6 @@ pub(super) fn service(service: &ServiceDoc, origins: Origins<'_>, report: &mut R
         }
     }
     order(&traffic.routes, origins.service, report);
-    if report.is_fine() {
-        accepted(service, origins.service, report);
-    }
     let outlier = &traffic.outlier;
     if outlier.trip.is_some() && outlier.max_ejected_percent == 100 && outlier.panic_percent == 0 {
         let at = origins.place(&["outlier", "panic"]);
@@ -271,8 +268,9 @@ impl Looker<'_> {
     }
 }
 
-/// What sidecars would refuse must not be put into force: the last look is their own parser's.
-fn accepted(service: &ServiceDoc, node: &Node, report: &mut Report) {
+/// What sidecars would refuse must not be put into force: the last look is their own parser's. Only where nothing else is
+/// wrong, or it would say the same once more and less well.
+pub(super) fn accepted(service: &ServiceDoc, node: &Node, report: &mut Report) {
     let traffic = &service.traffic;
     let check = || {
         Service::try_from(wire::Service::from(&service.resource()))?;

@@ -128,6 +128,11 @@ pub(super) fn read(file: &str, text: &str, root: Option<&Path>, now: SystemTime)
     access::namespaces(&context.access, head, &described, &mut report);
     conflict::destinations(&services, &described, &mut report);
     fixed_ports(&services, &mut report);
+    if report.is_fine() {
+        for (service, node) in &services {
+            conflict::accepted(service, node, &mut report);
+        }
+    }
 
     report.warnings.sort_by_key(|warning| (warning.line, warning.column));
     if report.errors.is_empty() {

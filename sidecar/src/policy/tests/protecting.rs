@@ -1,3 +1,5 @@
+//! Buckets, keys and limits at their edges.
+
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::time::{Duration, Instant};

@@ -44,7 +44,7 @@ const LONG: Duration = Duration::from_secs(20);
 async fn the_more_important_goes_first_and_equals_by_arrival() {
     let gate = gate(1, LONG, 10);
     let first = place(&gate);
-    let (told, mut order) = tokio::sync::mpsc::unbounded_channel();
+    let (told, mut order) = tokio::sync::mpsc::channel(4);
     for (name, priority) in [
         ("low", Priority::Low),
         ("normal 1", Priority::Normal),
@@ -54,7 +54,7 @@ async fn the_more_important_goes_first_and_equals_by_arrival() {
         let (queued, told) = (queued(&gate, priority), told.clone());
         tokio::spawn(async move {
             let place = queued.place(priority).await.expect("a place");
-            told.send(name).expect("somebody listens");
+            told.send(name).await.expect("somebody listens");
             drop(place);
         });
     }

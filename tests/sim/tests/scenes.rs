@@ -21,12 +21,15 @@ fn one_slow_of_ten_hardly_shows_and_round_robin_shows_it() {
 
 #[test]
 fn a_total_outage_is_not_multiplied() {
-    // In any 10 s a fifth of the requests and 30 more; 60 s touch seven such spans.
-    let most = |rate: f64| 1.2 + 3.5 / rate;
-    for (clients, rate, most) in [(100, 1.0, 3.0), (100, 5.0, most(5.0)), (5, 1000.0, most(1000.0))] {
+    for (clients, rate) in [(100, 1.0), (100, 5.0), (5, 1000.0)] {
         for seed in SEEDS {
-            let tries = storm(Whose::Outrigger, clients, rate, seed).tries;
-            assert!(tries <= most, "{tries} at {rate} a second with seed {seed}");
+            let figures = storm(Whose::Outrigger, clients, rate, seed);
+            // A fifth of the requests, and 30 in 10 s of each caller; the last requests of the 60 s are tried again after it.
+            let floor = 3.0 * 70.0 * clients as f64 / figures.requests as f64;
+            assert!(
+                figures.tries <= 1.2 + floor,
+                "{figures:?} at {rate} a second with seed {seed}"
+            );
         }
     }
 }

@@ -5,7 +5,7 @@ use crate::rules::Setting;
 use crate::server::{Server, State, secs};
 use crate::world::{Figures, World};
 
-/// All of ten endpoints fail from the fifth second on. Figures of the next 60 s.
+/// All of ten endpoints fail from the start. Figures of 60 s.
 #[must_use]
 pub fn storm(whose: Whose, clients: usize, rate: f64, seed: u64) -> Figures {
     let mut world = World::new(seed);
@@ -13,11 +13,9 @@ pub fn storm(whose: Whose, clients: usize, rate: f64, seed: u64) -> Figures {
     for _ in 0..clients {
         world.caller(whose.rules(&Setting::retrying()), &servers, rate);
     }
-    world.at(secs(5.0), |w| {
-        w.servers.iter_mut().for_each(|s| s.state = State::Failing)
-    });
-    world.run(secs(66.0));
-    world.figures(secs(5.0)..secs(65.0), |_| true)
+    world.servers.iter_mut().for_each(|s| s.state = State::Failing);
+    world.run(secs(61.0));
+    world.figures(0..secs(60.0), |_| true)
 }
 
 /// Five services in a row, three endpoints each; the last fails. What reaches the last one, a request of the first.

@@ -288,9 +288,6 @@ pub(in crate::config) struct Concurrency {
     /// Requests that wait; above, refused at once.
     #[schemars(range(min = 1, max = 1_000_000), extend("x-default" = "1024"))]
     pub(in crate::config) pending: Option<u32>,
-    /// Connections to the service. `none` for no bound.
-    #[schemars(extend("x-default" = "none"))]
-    pub(in crate::config) connections: Option<Bound>,
 }
 
 /// A number, or `none`.

@@ -26,6 +26,7 @@ use crate::sidecars::Command;
 mod access;
 mod identity;
 mod look;
+mod metrics;
 mod view;
 
 use view::{
@@ -71,6 +72,7 @@ const ANSWER: Duration = Duration::from_secs(5);
         identity::trust,
         events,
         openapi,
+        metrics::metrics,
         health
     ),
     components(schemas(Event))
@@ -94,6 +96,7 @@ pub fn routes(plane: Arc<Plane>) -> Router {
         .route("/v1/events", get(events))
         .merge(identity::routes())
         .route("/v1/openapi.json", get(openapi))
+        .route("/metrics", get(metrics::metrics))
         .route("/healthz", get(health))
         .layer(DefaultBodyLimit::max(MAX_CONFIG))
         .with_state(plane)

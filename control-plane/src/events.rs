@@ -4,6 +4,7 @@
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 use serde::Serialize;
@@ -267,10 +268,49 @@ pub struct Entry {
     pub event: Event,
 }
 
-/// The ring.
+/// What was refused, for those who count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusals {
+    /// A configuration.
+    Config,
+    /// A resource, by the sidecar that it was pushed to.
+    Resource,
+    /// What somebody with a proven identity asked for.
+    Workload,
+    /// A request of nobody, or with a token that is not an operator's.
+    Unproven,
+    /// A certificate.
+    Certificate,
+}
+
+impl Refusals {
+    /// Every kind.
+    pub const ALL: [Self; 5] = [
+        Self::Config,
+        Self::Resource,
+        Self::Workload,
+        Self::Unproven,
+        Self::Certificate,
+    ];
+
+    /// As people see it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Config => "config",
+            Self::Resource => "resource",
+            Self::Workload => "workload",
+            Self::Unproven => "unproven",
+            Self::Certificate => "certificate",
+        }
+    }
+}
+
+/// The ring, and what was refused since the start.
 #[derive(Debug, Default)]
 pub struct Events {
     ring: Mutex<Ring>,
+    refusals: [AtomicU64; Refusals::ALL.len()],
 }
 
 #[derive(Debug, Default)]
@@ -282,6 +322,13 @@ struct Ring {
 impl Events {
     /// Adds and logs an event.
     pub fn record(&self, event: Event) {
+        match &event {
+            Event::ConfigRefused { .. } => self.refused(Refusals::Config),
+            Event::Nack { .. } => self.refused(Refusals::Resource),
+            Event::Refused { .. } => self.refused(Refusals::Workload),
+            Event::CertificateRefused { .. } => self.refused(Refusals::Certificate),
+            _ => {}
+        }
         if matches!(event, Event::Refused { .. }) && self.is_repeated(&event) {
             return tracing::debug!("{event}");
         }
@@ -315,6 +362,24 @@ impl Events {
             .rev()
             .take(REMEMBERED)
             .any(|entry| entry.event == *event)
+    }
+
+    /// Counts a refusal that is no event.
+    pub fn refused(&self, what: Refusals) {
+        if let Some(count) = self.refusals.get(what as usize) {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// How much was refused since the start.
+    #[must_use]
+    pub fn refusals(&self) -> [(Refusals, u64); Refusals::ALL.len()] {
+        let count = |what: Refusals| {
+            self.refusals
+                .get(what as usize)
+                .map_or(0, |n| n.load(Ordering::Relaxed))
+        };
+        Refusals::ALL.map(|what| (what, count(what)))
     }
 
     /// The events after the one with id `after`, oldest first.

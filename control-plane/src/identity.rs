@@ -2,7 +2,7 @@
 //!
 //! - [`Authority`]: opened once (`open`), keeps keys (`vault`) and state (`state`, `disk`).
 //! - `issue`: who gets a certificate; `queue` and `service`: in which order, and over gRPC.
-//! - `manage`: what an operator does; `upkeep` and `rotation`: what time does.
+//! - `manage`: what an operator does; `figures`: what a scraper reads; `upkeep` and `rotation`: what time does.
 //! - `x509`, `csr`, `brought`, `files`: certificates, requests, a CA that was brought along, files.
 //!
 //! What is answered is durable first; what cannot be stored is refused. Nothing here trusts what a
@@ -26,6 +26,7 @@ mod asker;
 mod brought;
 mod csr;
 mod disk;
+mod figures;
 mod files;
 #[cfg(fuzzing)]
 pub mod fuzz;
@@ -48,6 +49,7 @@ mod x509;
 pub use asker::Asker;
 pub use brought::{BroughtError, CaFiles};
 pub use disk::DiskError;
+pub use figures::{Figures, RootFigures};
 pub use files::FileError;
 pub use issue::Granted;
 pub use manage::{CertView, CertsView, Purpose, RootView, RotationView, TokenView};

@@ -6,4 +6,5 @@ mod client;
 mod door;
 mod identity;
 mod member;
+mod metrics;
 mod protocol;

@@ -12,7 +12,7 @@ use serde_json::json;
 use tonic::{Code, Status};
 
 use super::Arrival;
-use crate::events::{Event, Events};
+use crate::events::{Event, Events, Refusals};
 use crate::identity::Asker;
 
 /// Who may ask for something.
@@ -55,6 +55,7 @@ pub async fn check(State(checks): State<Checks>, mut request: Request, next: Nex
         None => arrival.asker,
         Some(token) if (checks.admin)(token) => Asker::Operator,
         Some(_) => {
+            checks.events.refused(Refusals::Unproven);
             tracing::warn!(peer = %arrival.peer, "a token that is not an operator's was shown");
             let why = "that token is not an operator's, has expired or was revoked";
             return refuse(request.headers(), Code::Unauthenticated, why);
@@ -67,6 +68,7 @@ pub async fn check(State(checks): State<Checks>, mut request: Request, next: Nex
             next.run(request).await
         }
         (Asker::Nobody, _) => {
+            checks.events.refused(Refusals::Unproven);
             tracing::debug!(peer = %arrival.peer, path = request.uri().path(), "refused: nobody was proven");
             let why = "nobody is let in unproven: use the unix socket, an operator's token, or the certificate of a \
                        workload";

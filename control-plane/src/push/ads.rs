@@ -159,6 +159,9 @@ impl Joined {
         let mut hub = self.hub.lock();
         let response = self.stream.next(hub.table());
         hub.show(self.id, &self.stream);
+        if let Some(kind) = response.as_ref().and_then(|r| ResourceType::from_url(&r.type_url)) {
+            hub.pushed(kind);
+        }
         response
     }
 }

@@ -21,6 +21,7 @@ pub struct Hub {
     index: HashMap<Key, BTreeSet<StreamId>>,
     clients: BTreeMap<StreamId, Client>,
     next_id: StreamId,
+    pushes: BTreeMap<ResourceType, u64>,
 }
 
 /// One open stream, as people see it.
@@ -147,6 +148,17 @@ impl Hub {
         for key in stream.subscriptions() {
             self.drop_interest(id, &key);
         }
+    }
+
+    /// Counts a response.
+    pub fn pushed(&mut self, kind: ResourceType) {
+        *self.pushes.entry(kind).or_default() += 1;
+    }
+
+    /// Responses with resources of `kind` since the start.
+    #[must_use]
+    pub fn pushes(&self, kind: ResourceType) -> u64 {
+        self.pushes.get(&kind).copied().unwrap_or(0)
     }
 
     /// Every open stream.

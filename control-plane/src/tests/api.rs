@@ -234,7 +234,7 @@ async fn the_document_names_every_route() {
     let world = World::start(Options::default()).await;
     let document = get(&world, "/v1/openapi.json").await;
     let paths: Vec<_> = document["paths"].as_object().expect("paths").keys().cloned().collect();
-    assert_eq!(paths.len(), 23, "{paths:?}");
+    assert_eq!(paths.len(), 24, "{paths:?}");
     world.stop().await;
 }
 

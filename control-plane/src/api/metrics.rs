@@ -1,0 +1,158 @@
+//! What the control plane counts, as Prometheus text (exposition format 0.0.4).
+//!
+//! Every name is in this file; a scraper may rely on them. Times are Unix seconds, so that an alarm is
+//! `metric - time() < 86400`. No label is a name that a workload chose: the page does not grow with the mesh.
+
+use std::fmt::{Display, Write as _};
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Response};
+use outrigger_proto::model::ResourceType;
+
+use crate::identity::{Figures, clock};
+use crate::plane::Plane;
+
+/// The counters, for a scraper with an operator's token or at the unix socket.
+#[utoipa::path(
+    get, path = "/metrics",
+    responses((status = 200, content_type = "text/plain", body = String, description = "Prometheus text"))
+)]
+pub(super) async fn metrics(State(plane): State<Arc<Plane>>) -> Response {
+    ([(CONTENT_TYPE, "text/plain; version=0.0.4")], render(&plane)).into_response()
+}
+
+fn render(plane: &Plane) -> String {
+    let mut page = Page::default();
+    page.identity(&plane.authority.figures(clock()));
+
+    let (mut serving, mut unhealthy) = (0u64, 0u64);
+    for lease in plane.registry().leases() {
+        match lease.unhealthy {
+            None => serving += 1,
+            Some(_) => unhealthy += 1,
+        }
+    }
+    page.family(
+        "outrigger_leases",
+        "gauge",
+        "Registrations by lease, by whether they serve.",
+    );
+    page.sample("outrigger_leases", "state=\"serving\"", serving);
+    page.sample("outrigger_leases", "state=\"unhealthy\"", unhealthy);
+
+    let sessions = plane
+        .sidecars
+        .lock()
+        .iter()
+        .filter(|(_, s)| s.session.is_some())
+        .count();
+    page.single(
+        "outrigger_sessions_open",
+        "gauge",
+        "Sidecars with a live session.",
+        sessions,
+    );
+
+    let (streams, pushes) = {
+        let hub = plane.hub.lock();
+        let pushes = ResourceType::ALL.map(|kind| (kind, hub.pushes(kind)));
+        (hub.clients().count(), pushes)
+    };
+    page.single(
+        "outrigger_discovery_streams_open",
+        "gauge",
+        "Open streams of resources.",
+        streams,
+    );
+    page.family(
+        "outrigger_pushes_total",
+        "counter",
+        "Responses sent on them, by type of resource.",
+    );
+    for (kind, n) in pushes {
+        let short = kind.message().rsplit('.').next().unwrap_or_default();
+        page.sample("outrigger_pushes_total", &format!("type=\"{short}\""), n);
+    }
+
+    page.family(
+        "outrigger_refusals_total",
+        "counter",
+        "What was refused, by what it was.",
+    );
+    for (what, n) in plane.events.refusals() {
+        page.sample("outrigger_refusals_total", &format!("what=\"{}\"", what.name()), n);
+    }
+    page.single(
+        "outrigger_identity_store_failing",
+        "gauge",
+        "1 while the identity state cannot be stored: nothing is granted.",
+        u8::from(plane.authority.is_failing()),
+    );
+    page.family("outrigger_build_info", "gauge", "1, with the version as label.");
+    page.sample(
+        "outrigger_build_info",
+        concat!("version=\"", env!("CARGO_PKG_VERSION"), "\""),
+        1,
+    );
+    page.text
+}
+
+#[derive(Default)]
+struct Page {
+    text: String,
+}
+
+impl Page {
+    fn family(&mut self, name: &str, kind: &str, help: &str) {
+        // Writing to a String cannot fail.
+        let _infallible = write!(self.text, "# HELP {name} {help}\n# TYPE {name} {kind}\n");
+    }
+
+    fn sample(&mut self, name: &str, labels: &str, value: impl Display) {
+        let _infallible = match labels {
+            "" => writeln!(self.text, "{name} {value}"),
+            _ => writeln!(self.text, "{name}{{{labels}}} {value}"),
+        };
+    }
+
+    fn single(&mut self, name: &str, kind: &str, help: &str, value: impl Display) {
+        self.family(name, kind, help);
+        self.sample(name, "", value);
+    }
+
+    fn identity(&mut self, figures: &Figures) {
+        let name = "outrigger_ca_not_after_seconds";
+        self.family(name, "gauge", "When a certificate of the control plane ends.");
+        for root in &figures.roots {
+            for (what, until) in [("root", root.not_after), ("intermediate", root.issuer_not_after)] {
+                self.sample(name, &format!("certificate=\"{what}\",root=\"{}\"", root.number), until);
+            }
+        }
+        self.sample(name, "certificate=\"own\"", figures.own_not_after);
+
+        self.family(
+            "outrigger_workloads",
+            "gauge",
+            "Workloads that joined, by their newest certificate.",
+        );
+        for (state, n) in [
+            ("good", figures.good),
+            ("expired", figures.expired),
+            ("revoked", figures.revoked),
+        ] {
+            self.sample("outrigger_workloads", &format!("state=\"{state}\""), n);
+        }
+        self.single(
+            "outrigger_workload_not_after_seconds",
+            "gauge",
+            "When the first good certificate of a workload ends; 0 while there is none.",
+            figures.soonest.unwrap_or(0),
+        );
+        self.family("outrigger_tokens", "gauge", "Tokens that have not expired.");
+        for (what, n) in [("join", figures.join_tokens), ("operator", figures.operator_tokens)] {
+            self.sample("outrigger_tokens", &format!("for=\"{what}\""), n);
+        }
+    }
+}

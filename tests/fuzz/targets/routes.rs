@@ -92,7 +92,11 @@ fn run(u: &mut Unstructured<'_>) -> Result<()> {
             method: u.choose(METHODS)?,
             field: &find,
         };
-        assert_eq!(routes.find(&asked), naive::find(&lists, &asked), "{asked:?} {fields:?} {lists:?}");
+        assert_eq!(
+            routes.find(&asked),
+            naive::find(&lists, &asked),
+            "{asked:?} {fields:?} {lists:?}"
+        );
     }
     Ok(())
 }

@@ -215,7 +215,9 @@ async fn an_idle_connection_that_the_app_closed_is_not_used(world: Arc<World>) -
     // Says keep-alive, and closes all the same: a stale connection waits in every pool.
     let app = H1App::start(|request: h1::Request| async move {
         let seen = Arc::clone(&request.seen);
-        drop(h1::echo(request).await?);
+        if let Some(io) = h1::echo(request).await? {
+            h1::close_and_tell(io).await?;
+        }
         seen.cancelled.fetch_add(1, Ordering::SeqCst);
         Ok(None)
     })

@@ -214,6 +214,29 @@ pub async fn echo(mut request: Request) -> Result<Option<Io>> {
     Ok((!close).then_some(request.io))
 }
 
+/// Closes the connection, and waits until the other end's system has the news: an end that is still on its way
+/// is one that nobody there could look at.
+///
+/// # Errors
+/// When the other end does not acknowledge it.
+pub async fn close_and_tell(mut io: Io) -> Result<()> {
+    let port = |addr: SocketAddr| format!(":{:04X}", addr.port());
+    let (ours, theirs) = (port(io.get_ref().local_addr()?), port(io.get_ref().peer_addr()?));
+    io.shutdown().await?;
+    wait::until("the end is acknowledged", || async {
+        // proc_pid_net(5): number, local address, remote address, state.
+        let table = std::fs::read_to_string("/proc/net/tcp").unwrap_or_default();
+        let mut sockets = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+        !sockets.any(|s| {
+            matches!(s[..], [_, local, remote, FIN_WAIT1, ..] if local.ends_with(&ours) && remote.ends_with(&theirs))
+        })
+    })
+    .await
+}
+
+/// An end was sent and is not acknowledged (include/net/tcp_states.h).
+const FIN_WAIT1: &str = "04";
+
 /// Never answers; counts a cancel when the connection ends.
 ///
 /// # Errors

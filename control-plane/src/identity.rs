@@ -291,6 +291,12 @@ impl Authority {
     }
 }
 
+/// Whether a mesh was begun in `state_dir`: its CA is there.
+#[must_use]
+pub fn has_begun(state_dir: &Path) -> bool {
+    place(state_dir).exists()
+}
+
 /// Where the CA is kept below a state directory.
 fn place(state_dir: &Path) -> PathBuf {
     state_dir.join("ca")

@@ -2,12 +2,15 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use std::io::Read as _;
 use std::net::TcpListener;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use outrigger_control_plane::server::{self, Options};
 
 /// Runs the program in `dir`; `plane` is where it looks for the control plane.
@@ -80,6 +83,62 @@ fn plane() -> Plane {
         tls: format!("https://{address}"),
         _state: state,
         _runtime: runtime,
+    }
+}
+
+/// What a first start prints leads to a token, word for word; a later start prints nothing.
+#[test]
+fn a_fresh_control_plane_says_how_services_join() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("my state/control-plane.sock");
+    let start = || {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_outrigger"));
+        command.args(["control-plane", "--listen", "127.0.0.1:0", "--state-dir", "my state"]);
+        command.current_dir(dir.path()).env_clear();
+        Started(command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap())
+    };
+    let end = |mut plane: Started| {
+        let pid = Pid::from_raw(i32::try_from(plane.0.id()).unwrap());
+        kill(pid, Signal::SIGTERM).unwrap();
+        let mut rest = String::new();
+        plane.0.stdout.take().unwrap().read_to_string(&mut rest).unwrap();
+        assert!(plane.0.wait().unwrap().success());
+        rest
+    };
+
+    let mut plane = start();
+    // Byte by byte: what comes after is for `end`.
+    let mut said = String::new();
+    while !said.contains("--service") || !said.ends_with('\n') {
+        let mut byte = [0];
+        plane.0.stdout.as_mut().unwrap().read_exact(&mut byte).unwrap();
+        said.push(char::from(byte[0]));
+    }
+    assert!(said.contains(&format!("socket: {}\n", socket.display())), "{said}");
+    let command = said.lines().last().unwrap().trim();
+    let command = command
+        .replacen("outrigger", env!("CARGO_BIN_EXE_outrigger"), 1)
+        .replace("NAME", "user");
+    let token = Command::new("/bin/sh").args(["-c", &command]).env_clear().output().unwrap();
+    check(&token, 0, "ogt1.", "user");
+    assert_eq!(end(plane), "");
+
+    let plane = start();
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while UnixStream::connect(&socket).is_err() {
+        assert!(Instant::now() < deadline, "the control plane did not start");
+        std::thread::yield_now();
+    }
+    assert_eq!(end(plane), "", "the mesh has begun");
+}
+
+/// A process that does not outlive its test.
+struct Started(Child);
+
+impl Drop for Started {
+    fn drop(&mut self) {
+        let _over = self.0.kill();
+        let _gone = self.0.wait();
     }
 }
 

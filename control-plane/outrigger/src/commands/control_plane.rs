@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use crate::output;
 use crate::plane::address;
+use crate::supervise::tree;
 use clap::Args;
 use outrigger_control_plane::identity::{self, CaFiles};
 use outrigger_control_plane::server::{self, Options};
@@ -60,6 +62,26 @@ impl ControlPlaneArgs {
         self.socket.clone().or_else(default)
     }
 
+    /// What to do next with a mesh that nobody has joined yet; nothing under `up`, whose services join unseen.
+    fn hint(&self) -> Option<String> {
+        let supervised = std::env::var_os(tree::RUN).is_some();
+        if supervised || self.state_dir.as_deref().is_some_and(identity::has_begun) {
+            return None;
+        }
+        let in_state = || self.state_dir.as_ref().map(|folder| folder.join(server::SOCKET));
+        let socket = std::path::absolute(self.socket().or_else(in_state)?).ok()?;
+        let default = address::runtime_folder().is_some_and(|folder| folder.join(address::SOCKET) == socket);
+        let option = match default {
+            true => String::new(),
+            false => format!(" --control-plane {}", quoted(&format!("unix:{}", socket.display()))),
+        };
+        Some(format!(
+            "socket: {}\nA service joins with a token, which this prints:\n  outrigger token create --service \
+             NAME{option}\n",
+            socket.display()
+        ))
+    }
+
     /// What it issues certificates with.
     fn identity(&self) -> identity::Options {
         let brought = self.ca_cert.clone().zip(self.ca_key.clone());
@@ -93,7 +115,14 @@ pub(crate) fn control_plane(args: &ControlPlaneArgs) -> anyhow::Result<ExitCode>
         .build()?;
     runtime.block_on(async {
         let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        let hint = args.hint();
         let shutdown = async move {
+            // Waited for from the moment on when both doors are open, so what is said here can be done.
+            if let Some(hint) = hint
+                && let Err(error) = output::print(&hint)
+            {
+                tracing::debug!(%error, "nobody reads the hint");
+            }
             tokio::select! {
                 _ = terminate.recv() => {}
                 _ = interrupt.recv() => {}
@@ -102,6 +131,15 @@ pub(crate) fn control_plane(args: &ControlPlaneArgs) -> anyhow::Result<ExitCode>
         server::run(options, shutdown).await?;
         Ok(ExitCode::SUCCESS)
     })
+}
+
+/// `text` as one word of a shell.
+fn quoted(text: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/:._-+@%".contains(c);
+    match text.chars().all(plain) {
+        true => text.to_owned(),
+        false => format!("'{}'", text.replace('\'', "'\\''")),
+    }
 }
 
 fn duration(text: &str) -> Result<Duration, String> {

@@ -291,6 +291,20 @@ fn a_killed_app_and_a_killed_sidecar_come_back() {
         (&again["app_pid"], &again["sidecar_restarts"]),
         (&after["app_pid"], &Value::from(1))
     );
+    assert_eq!(again["restarts"], 1, "the app was started again for its own sake only");
+    let table = world.ok(&["ps"]);
+    let counts = |instance: &str| {
+        let row = table.lines().find(|line| line.starts_with(instance));
+        row.and_then(|row| {
+            row.split_whitespace()
+                .find(|cell| cell.contains('/') && !cell.contains(':'))
+        })
+    };
+    assert_eq!(
+        (counts("back-1"), counts("front-1")),
+        (Some("1/1"), Some("0/0")),
+        "{table}"
+    );
     eventually("calls arrive again", || get(world.port, "/call"));
 }
 

@@ -25,7 +25,7 @@ pub(crate) fn summary(rows: &[Row]) -> Table {
     table
 }
 
-/// What `ps` shows.
+/// What `ps` shows; under RESTARTS how often the app and how often its sidecar was started again.
 pub(crate) fn processes(rows: &[Row]) -> Table {
     let mut table = plain(&[
         "INSTANCE", "LANGUAGE", "STATE", "HEALTH", "MTLS", "AGE", "RESTARTS", "APP", "SIDECAR", "ADDRESS",
@@ -39,7 +39,7 @@ pub(crate) fn processes(rows: &[Row]) -> Table {
             health(row),
             Cell::new(&row.mtls),
             Cell::new(humantime(row.age_seconds)),
-            Cell::new(row.restarts),
+            Cell::new(format!("{}/{}", row.restarts, row.sidecar_restarts)),
             Cell::new(pid(row.app_pid)),
             Cell::new(pid(row.sidecar_pid)),
             Cell::new(&row.address),

@@ -118,10 +118,9 @@ pub(crate) fn control_plane(args: &ControlPlaneArgs) -> anyhow::Result<ExitCode>
         let hint = args.hint();
         let shutdown = async move {
             // Waited for from the moment on when both doors are open, so what is said here can be done.
-            if let Some(hint) = hint
-                && let Err(error) = output::print(&hint)
-            {
-                tracing::debug!(%error, "nobody reads the hint");
+            if let Some(hint) = hint {
+                // A standard output that nobody reads is no reason not to serve.
+                output::print(&hint).ok();
             }
             tokio::select! {
                 _ = terminate.recv() => {}

@@ -12,6 +12,8 @@ use outrigger_tests::control::Control;
 use outrigger_tests::mesh::Sidecar;
 use outrigger_tests::{scenarios, wait};
 
+use super::panics::restarted;
+
 pub(crate) fn tests() -> Vec<Trial> {
     scenarios![
         a_healthy_app_is_registered_and_found,
@@ -22,6 +24,7 @@ pub(crate) fn tests() -> Vec<Trial> {
         a_set_never_becomes_empty_by_expiry_alone,
         traffic_goes_on_without_the_control_plane,
         a_sidecar_starts_from_its_last_good_snapshot,
+        a_panic_in_the_writing_of_the_snapshot_loses_none,
         no_endpoint_vanishes_while_the_control_plane_restarts,
         a_service_added_later_is_found,
         wrong_configuration_is_refused_whole,
@@ -178,6 +181,25 @@ async fn a_sidecar_starts_from_its_last_good_snapshot(world: Arc<World>) -> Resu
     small.caller.process.wait(wait::SOON).await?;
     let again = small.control.caller(&world, "app", state).await?;
     serves(&again).await
+}
+
+async fn a_panic_in_the_writing_of_the_snapshot_loses_none(world: Arc<World>) -> Result<()> {
+    let mut small = small(&world).await?;
+    for n in 1..=2 {
+        small.caller.panic("store").await?;
+        restarted(&mut small.caller, n).await?;
+    }
+    let state = world.dir().join("state/caller");
+    let second = H1App::echo().await?;
+    let _second = small.control.workload(&world, "app", 1, second.addr).await?;
+    wait::until("what is new is in the snapshot", || async {
+        let kept = std::fs::read_dir(&state).into_iter().flatten().flatten();
+        let mut texts = kept.filter_map(|file| std::fs::read(file.path()).ok());
+        texts.any(|text| text.windows(5).any(|w| w == b"app-1"))
+    })
+    .await?;
+    serves(&small.caller).await?;
+    small.caller.process.check_alive()
 }
 
 async fn no_endpoint_vanishes_while_the_control_plane_restarts(world: Arc<World>) -> Result<()> {

@@ -69,7 +69,7 @@ async fn panicked(sidecar: &Sidecar, n: u32) -> Result<()> {
 }
 
 /// Waits until tasks of `sidecar` ran again `n` times, each within 100 ms.
-async fn restarted(sidecar: &mut Sidecar, n: u32) -> Result<()> {
+pub(crate) async fn restarted(sidecar: &mut Sidecar, n: u32) -> Result<()> {
     wait::until(&format!("{n} restarts"), || async {
         count(sidecar, "outrigger_task_restarts_total")
             .await

@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 use tokio::time::Instant;
 
 /// How long a condition may take that takes milliseconds on an idle machine.
-pub const SOON: Duration = Duration::from_secs(20);
+pub const SOON: Duration = Duration::from_secs(60);
 
 /// Asks again and again until `condition` is true.
 ///

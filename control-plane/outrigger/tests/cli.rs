@@ -119,7 +119,11 @@ fn a_fresh_control_plane_says_how_services_join() {
     let command = command
         .replacen("outrigger", env!("CARGO_BIN_EXE_outrigger"), 1)
         .replace("NAME", "user");
-    let token = Command::new("/bin/sh").args(["-c", &command]).env_clear().output().unwrap();
+    let token = Command::new("/bin/sh")
+        .args(["-c", &command])
+        .env_clear()
+        .output()
+        .unwrap();
     check(&token, 0, "ogt1.", "user");
     assert_eq!(end(plane), "");
 

@@ -20,6 +20,7 @@ mod access;
 mod check;
 mod codes;
 mod conflict;
+mod edit;
 mod error;
 mod explain;
 mod matches;
@@ -39,6 +40,7 @@ mod whole;
 mod words;
 
 pub use codes::{Code, code, codes};
+pub use edit::{Edit, EditError, edit};
 pub use error::{ConfigError, ConfigErrors, render};
 pub use explain::{Explanation, explain, fields, schema};
 pub use origin::{Level, Source};

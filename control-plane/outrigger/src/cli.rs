@@ -5,8 +5,8 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    apply, call, certs, completions, config, control_plane, describe, down, explain_access, get, health, logs, new, ps,
-    restart, routes, run, sidecar, stats, token, up, version,
+    apply, call, certs, completions, config, control_plane, describe, down, explain_access, fault, get, health, logs,
+    new, ps, restart, routes, run, sidecar, split, stats, token, up, version,
 };
 use crate::exit;
 
@@ -33,6 +33,8 @@ enum Command {
     Get(get::GetArgs),
     Describe(describe::DescribeArgs),
     Routes(routes::RoutesArgs),
+    Split(split::SplitArgs),
+    Fault(fault::FaultArgs),
     Call(call::CallArgs),
     Health(health::HealthArgs),
     Stats(stats::StatsArgs),
@@ -69,6 +71,8 @@ impl Cli {
             Command::Get(args) => get::get(args),
             Command::Describe(args) => describe::describe(args),
             Command::Routes(args) => routes::routes(args),
+            Command::Split(args) => split::split(args),
+            Command::Fault(args) => fault::fault(args),
             Command::Call(args) => call::call(args),
             Command::Health(args) => health::health(args),
             Command::Stats(args) => stats::stats(args),

@@ -7,6 +7,7 @@ mod http;
 mod offer;
 mod output;
 mod plane;
+mod revise;
 mod supervise;
 
 use std::process::ExitCode;

@@ -23,6 +23,11 @@ pub(crate) async fn send(file: &Path, target: &Target, path: &str) -> anyhow::Re
         file.to_path_buf()
     };
     let text = std::fs::read(&file).with_context(|| file.display().to_string())?;
+    send_text(&file, text, target, path).await
+}
+
+/// Gives what stands, or is to stand, in `file` to the control plane at `path` and returns what it answers.
+pub(crate) async fn send_text(file: &Path, text: Vec<u8>, target: &Target, path: &str) -> anyhow::Result<Value> {
     let reply = target.plane()?.post(path, text.into()).await?;
     if reply.status == StatusCode::UNPROCESSABLE_ENTITY {
         let said: Value = serde_json::from_slice(&reply.body)?;

@@ -475,3 +475,126 @@ fn certificates_and_their_rotation_are_shown() {
     check(&at(&["certs", "revoke", "user"]), 0, "revoked user", "");
     check(&at(&["certs", "allow", "user"]), 0, "allowed user", "");
 }
+
+const SPLIT: &str = "\
+# the mesh
+service: user
+protocol: http # spoken
+subsets: { v1: { version: v1 }, v2: { version: v2 } }
+# of post
+---
+service: post
+protocol: http
+";
+
+/// Short cuts edit the file and nothing else in it, and put it in force; what would be refused is not written.
+#[test]
+fn shares_and_faults_are_edited_into_the_file_and_put_in_force() {
+    let (dir, plane) = (tempfile::tempdir().unwrap(), plane());
+    let at = |args: &[&str]| outrigger(dir.path(), &plane.socket, args);
+    let file = dir.path().join("mesh.yaml");
+    let read = || std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, SPLIT).unwrap();
+
+    let route = "routes:\n- { name: split, to: [{ subset: v1, weight: 95% }, { subset: v2, weight: 5% }] }\n";
+    let shown = "+- { name: split, to: [{ subset: v1, weight: 95% }, { subset: v2, weight: 5% }] }";
+    // A dry run needs nobody.
+    let dry = outrigger(dir.path(), NOBODY, &["split", "user", "v2=5%", "--dry-run"]);
+    check(&dry, 0, shown, "");
+    check(
+        &outrigger(dir.path(), NOBODY, &["split", "user", "v2=5%"]),
+        3,
+        shown,
+        "cannot reach",
+    );
+    assert_eq!(read(), SPLIT, "nothing is written without a control plane");
+    check(&at(&["split", "user", "v2=5%"]), 0, "is in force", "other changes");
+    let split = SPLIT.replace("# of post", &format!("{route}# of post"));
+    assert_eq!(read(), split);
+    check(&at(&["routes", "user"]), 0, "user[v1] 95%, user[v2] 5%", "");
+    check(&at(&["config", "diff"]), 0, "nothing would change", "");
+    check(
+        &at(&["split", "user", "v2=20%"]),
+        0,
+        "-- { name: split, to: [{ subset: v1, weight: 95%",
+        "",
+    );
+    check(&at(&["routes", "user"]), 0, "user[v1] 80%, user[v2] 20%", "");
+
+    check(
+        &at(&[
+            "fault",
+            "user",
+            "--delay",
+            "200ms",
+            "--percent",
+            "10",
+            "--from",
+            "post",
+            "--path",
+            "/users/{id}",
+        ]),
+        0,
+        "is in force",
+        "",
+    );
+    let with = read();
+    let line = "\n- { name: cli-delay, delay: 200ms, percent: 10%, from: [post], match: { path: \"/users/{id}\" }, until: \"20";
+    assert!(with.contains(line), "{with}");
+    check(&at(&["describe", "user", "-o", "json"]), 0, "cli-delay", "");
+    check(
+        &at(&[
+            "fault",
+            "user",
+            "--abort",
+            "503",
+            "--grpc",
+            "UNAVAILABLE",
+            "--for",
+            "24h",
+        ]),
+        0,
+        "is in force",
+        "",
+    );
+    check(
+        &at(&["fault", "user", "--reset-after", "1kb", "--name", "cut"]),
+        0,
+        "is in force",
+        "",
+    );
+    check(
+        &at(&["fault", "user", "--delay", "1s"]),
+        0,
+        "-- { name: cli-delay, delay: 200ms",
+        "",
+    );
+    check(&at(&["fault", "user", "--clear", "cut"]), 0, "-- { name: cut", "");
+    check(
+        &at(&["fault", "user", "--clear", "cut"]),
+        4,
+        "",
+        "it has cli-delay, cli-abort",
+    );
+    check(&at(&["fault", "user", "--clear"]), 0, "is in force", "");
+    check(&at(&["fault", "user", "--clear"]), 0, "says so already", "");
+    check(&at(&["split", "user", "--clear"]), 0, "is in force", "");
+    assert_eq!(read(), SPLIT, "everything else stands as it stood");
+    check(&at(&["split", "user", "--clear"]), 4, "", "no route `split`");
+
+    for (code, args, said) in [
+        (2, &["split", "user", "v3=5%"][..], "did you mean v"),
+        (2, &["split", "post", "v2=5%"], "no `subsets`"),
+        (2, &["fault", "user", "--delay", "1s", "--refuse"], "exactly one of"),
+        (2, &["fault", "user"], "exactly one of"),
+        (2, &["fault", "user", "--delay", "1s", "--for", "25h"], "at most 24h"),
+        (2, &["fault", "user", "--clear", "--delay", "1s"], "cannot be used with"),
+        (4, &["fault", "usre", "--refuse"], "did you mean default/user?"),
+        (5, &["fault", "user", "--delay", "soon"], "is not a duration"),
+        (5, &["fault", "user", "--abort", "503", "--from", "psot"], "psot"),
+    ] {
+        check(&at(args), code, "", said);
+    }
+    assert_eq!(read(), SPLIT, "what is refused is not written");
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "no draft is left");
+}

@@ -55,7 +55,8 @@ use state::Parts;
 use view::View;
 
 /// A TLS connection to or from a peer that was verified.
-pub type TlsStream<S> = tokio_rustls::TlsStream<S>;
+/// In a box, because it is larger than a kilobyte and moves through many hands.
+pub type TlsStream<S> = Box<tokio_rustls::TlsStream<S>>;
 
 /// A handshake takes two round trips and some computing; a peer that is slower is not waited for.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -357,7 +358,7 @@ impl Identity {
         // What was revoked while the handshake ran is not let in either.
         self.admits(&peer)
             .map_err(|why| TlsError::Unverified(format!("it is {}: {why}", peer.id)))?;
-        Ok((stream.into(), alpn, peer))
+        Ok((Box::new(stream.into()), alpn, peer))
     }
 
     /// Opens TLS to a server, which must be `expected` and nobody else: that is certain before this
@@ -384,7 +385,7 @@ impl Identity {
         };
         match (stream.get_ref().1.alpn_protocol(), alpn.name()) {
             (got, Some(asked)) if got != Some(asked.as_bytes()) => Err(TlsError::Alpn(asked)),
-            _ => Ok(stream.into()),
+            _ => Ok(Box::new(stream.into())),
         }
     }
 

@@ -10,6 +10,7 @@ mod opaque;
 mod screen;
 
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
@@ -165,7 +166,20 @@ impl Inbound {
     }
 
     /// Serves HTTP to `caller` while it is let in.
-    async fn http<I>(self: &Arc<Self>, stream: I, http2: bool, caller: Caller) -> Result<(), ConnectionError>
+    /// In a box: a connection waits through most of its life at one place, and is not to be as large as the largest.
+    fn http<I>(
+        self: &Arc<Self>,
+        stream: I,
+        http2: bool,
+        caller: Caller,
+    ) -> Pin<Box<impl Future<Output = Result<(), ConnectionError>> + use<'_, I>>>
+    where
+        I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        Box::pin(self.serve(stream, http2, caller))
+    }
+
+    async fn serve<I>(self: &Arc<Self>, stream: I, http2: bool, caller: Caller) -> Result<(), ConnectionError>
     where
         I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {

@@ -36,8 +36,9 @@ pub async fn read<S: AsyncRead + Unpin>(mut stream: S, limit: Duration) -> io::R
     let mut seen = Vec::new();
     let mut hello = Hello::default();
     let look = async {
+        // On the heap: a future is as large as all it may hold, for the connection's whole life.
+        let mut piece = vec![0u8; 4096];
         loop {
-            let mut piece = [0u8; 4096];
             let room = piece.get_mut(..(MOST - seen.len()).min(4096)).unwrap_or_default();
             let n = match stream.read(room).await? {
                 0 if seen.len() < MOST => return Err(io::Error::from(io::ErrorKind::UnexpectedEof)),

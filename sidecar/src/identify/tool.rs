@@ -98,7 +98,7 @@ where
 {
     let opening = tokio_rustls::TlsConnector::from(config).connect(view::server_name(), io);
     match tokio::time::timeout(HANDSHAKE, opening).await {
-        Ok(opened) => opened.map(Into::into).map_err(TlsError::from_handshake),
+        Ok(opened) => opened.map(|s| Box::new(s.into())).map_err(TlsError::from_handshake),
         Err(_) => Err(TlsError::TimedOut),
     }
 }

@@ -81,7 +81,7 @@ impl Inbound {
             Some(first) => {
                 self.cell.reason(Reason::Plaintext);
                 self.warn(client, "plain bytes where only mutual TLS is spoken");
-                self.turn_away(stream, first).await;
+                Box::pin(self.turn_away(stream, first)).await;
                 Err(ConnectionError::Refused(Reason::Plaintext))
             }
         }
@@ -121,13 +121,14 @@ impl Inbound {
     /// The handshake, and then what was agreed on in it.
     async fn secure(self: &Arc<Self>, stream: Prefixed<TcpStream>, client: SocketAddr) -> Result<(), ConnectionError> {
         let accepting = ACCEPTING.with(Arc::clone);
-        let accepted = tokio::time::timeout(HANDSHAKE, async {
+        let accept = Box::pin(async move {
             // Nobody closes it, and then a connection without a permit is the lesser harm.
             let _permit = accepting.acquire().await.ok();
-            Box::pin(self.shared.identity.accept(stream.map(Socket::new))).await
-        })
-        .await
-        .unwrap_or(Err(TlsError::TimedOut));
+            self.shared.identity.accept(stream.map(Socket::new)).await
+        });
+        let accepted = tokio::time::timeout(HANDSHAKE, accept)
+            .await
+            .unwrap_or(Err(TlsError::TimedOut));
         let (stream, alpn, peer) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {

@@ -1,5 +1,7 @@
 //! Opaque connections to the app: a tunnel's streams, and plain ones of their own.
 
+use std::pin::Pin;
+
 use outrigger_proto::access;
 use outrigger_proto::model::Protocol;
 use outrigger_proto::tunnel::{Open, Refusal};
@@ -50,7 +52,18 @@ impl<S: Resettable> Resettable for TlsStream<S> {
 
 impl Inbound {
     /// Carries opaque bytes between `caller` and the app while the rules allow it.
-    pub(super) async fn opaque<I>(&self, mut client: I, caller: &Caller) -> Result<(), ConnectionError>
+    pub(super) fn opaque<'a, I>(
+        &'a self,
+        client: I,
+        caller: &'a Caller,
+    ) -> Pin<Box<impl Future<Output = Result<(), ConnectionError>> + use<'a, I>>>
+    where
+        I: AsyncRead + AsyncWrite + Resettable + Unpin,
+    {
+        Box::pin(self.carry(client, caller))
+    }
+
+    async fn carry<I>(&self, mut client: I, caller: &Caller) -> Result<(), ConnectionError>
     where
         I: AsyncRead + AsyncWrite + Resettable + Unpin,
     {
@@ -119,7 +132,15 @@ impl Inbound {
     }
 
     /// Serves the streams of a tunnel, one after the other.
-    pub(super) async fn tunnelled<W: Wire>(&self, stream: W, caller: Caller) -> Result<(), ConnectionError> {
+    pub(super) fn tunnelled<W: Wire>(
+        &self,
+        stream: W,
+        caller: Caller,
+    ) -> Pin<Box<impl Future<Output = Result<(), ConnectionError>> + use<'_, W>>> {
+        Box::pin(self.streams(stream, caller))
+    }
+
+    async fn streams<W: Wire>(&self, stream: W, caller: Caller) -> Result<(), ConnectionError> {
         let Some(peer) = &caller.peer else {
             return Err(ConnectionError::Refused(Reason::PeerUnverified));
         };
@@ -128,7 +149,7 @@ impl Inbound {
             caller: &caller,
             peer,
         };
-        Box::pin(tunnel::serve(stream, &hall, &self.shared.drain))
+        tunnel::serve(stream, &hall, &self.shared.drain)
             .await
             .map_err(|broken| ConnectionError::Io(broken.into()))
     }

@@ -1,6 +1,7 @@
 //! Opaque connections from the app: each is one stream of a tunnel to another sidecar, or a plain
 //! connection to an endpoint that is not protected.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
@@ -139,12 +140,12 @@ impl Outbound {
                 source,
             };
             let peer = connection.peer().cloned();
-            let barred = async {
+            let barred = pin!(async {
                 match &peer {
                     Some(peer) => drop(connect::barred(&self.shared.identity, peer).await),
                     None => std::future::pending().await,
                 }
-            };
+            });
             let mut ending = None;
             let (moved, result) = connection
                 .carry(client, open, kept, barred, || ending = Some(upstream.tunnel_ending()))

@@ -38,6 +38,8 @@ pub trait Door: Sync {
 /// Serves the streams of one connection, one after the other, until it ends, is idle for too long, the
 /// sidecar leaves, or the peer is let in no longer.
 ///
+/// What is short is boxed, so that a stream which is idle is no larger than its waiting.
+///
 /// # Errors
 /// When the peer breaks the protocol, or a stream breaks.
 ///
@@ -47,7 +49,7 @@ pub async fn serve<W: Wire, D: Door>(wire: W, door: &D, drain: &Drain) -> Result
     let mut link = Link::new(wire);
     let mut side = Acceptor::default();
     while let Some(open) = next(&mut link, &mut side, door, drain).await? {
-        let (mut app, stay) = match door.enter(&open).await {
+        let (mut app, stay) = match Box::pin(door.enter(&open)).await {
             Ok(entered) => entered,
             Err(refusal) => {
                 side.reject(refusal, &mut link.out)?;
@@ -59,16 +61,16 @@ pub async fn serve<W: Wire, D: Door>(wire: W, door: &D, drain: &Drain) -> Result
         }
         side.accept(&mut link.out)?;
         let pump = Pump::new(&mut side, &mut app, &mut link, None, Limits::ACCEPTOR)?;
-        let (moved, result) = pump
-            .run(door.barred(Some(&open)), drain.reached(Phase::Closing), || {})
-            .await;
+        let barred = pin!(door.barred(Some(&open)));
+        let leaving = pin!(drain.reached(Phase::Closing));
+        let (moved, result) = pump.run(barred, leaving, || {}).await;
         if let Err(broken) = result {
             // First of all: this resets the app.
             drop(app);
             let told = broken.to_string();
             door.left(stay, moved, Err(broken));
             tracing::debug!(service = %open.service, port = %open.port, why = told, "a stream broke off");
-            link.abort().await;
+            Box::pin(link.abort()).await;
             return Ok(());
         }
         for socket in [link.wire.socket(), app.socket()].into_iter().flatten() {
@@ -80,7 +82,7 @@ pub async fn serve<W: Wire, D: Door>(wire: W, door: &D, drain: &Drain) -> Result
             break;
         }
     }
-    link.close().await;
+    Box::pin(link.close()).await;
     Ok(())
 }
 

@@ -59,7 +59,7 @@ impl<W: Wire> Connection<W> {
         app: &mut impl App,
         open: Open,
         kept: &mut Kept,
-        barred: impl Future<Output = ()>,
+        barred: impl Future<Output = ()> + Unpin,
         ending: impl FnOnce(),
     ) -> (Moved, Result<(), Broken>) {
         let written = self.written();
@@ -71,7 +71,7 @@ impl<W: Wire> Connection<W> {
             socket.guard();
         }
         let (moved, result) = match self.begin(app, open, kept) {
-            Ok(pump) => pump.run(barred, std::future::pending(), ending).await,
+            Ok(pump) => pump.run(barred, std::future::pending::<()>(), ending).await,
             Err(error) => (Moved::default(), Err(error)),
         };
         let result = match result {

@@ -165,21 +165,20 @@ impl<'a, S: Side, A: App, W: Wire> Pump<'a, S, A, W> {
     /// Not safe: app and connection are to be reset, which their sockets do when they are dropped.
     pub(super) async fn run(
         mut self,
-        barred: impl Future<Output = ()>,
-        leaving: impl Future<Output = ()>,
+        mut barred: impl Future<Output = ()> + Unpin,
+        mut leaving: impl Future<Output = ()> + Unpin,
         ending: impl FnOnce(),
     ) -> (Moved, Result<(), Broken>) {
         let app_broken = self.app.socket().map(|socket| socket.watcher());
         let wire_broken = self.link.wire.socket().map(|socket| socket.watcher());
         let mut app_broken = pin!(async { Broken::App(watch(app_broken).await) });
         let mut wire_broken = pin!(async { Broken::Wire(watch(wire_broken).await) });
-        let (mut barred, mut leaving) = (pin!(barred), pin!(leaving));
         let (mut left, mut broken, mut ending) = (false, None, Some(ending));
         let result = std::future::poll_fn(|cx| {
-            if barred.as_mut().poll(cx).is_ready() {
+            if Pin::new(&mut barred).poll(cx).is_ready() {
                 return Poll::Ready(Err(Broken::Barred));
             }
-            if !left && leaving.as_mut().poll(cx).is_ready() {
+            if !left && Pin::new(&mut leaving).poll(cx).is_ready() {
                 left = true;
                 self.side.leave(&mut self.link.out);
             }

@@ -136,37 +136,39 @@ impl Scan {
     /// Takes in the next bytes; those after the head's end are ignored.
     pub fn feed(&mut self, mut bytes: &[u8]) {
         while !self.done && !bytes.is_empty() {
-            let (line, rest, ended) = match memchr::memchr(b'\n', bytes) {
-                Some(at) => (
-                    bytes.get(..at).unwrap_or_default(),
-                    bytes.get(at + 1..).unwrap_or_default(),
-                    true,
-                ),
-                None => (bytes, &[][..], false),
+            let Some(at) = memchr::memchr(b'\n', bytes) else {
+                return self.keep(bytes);
             };
-            for byte in line.iter().take(self.line.len().saturating_sub(self.in_line)) {
-                if let Some(slot) = self.line.get_mut(self.in_line) {
-                    *slot = byte.to_ascii_lowercase();
-                }
-                self.in_line += 1;
+            let line = bytes.get(..at).unwrap_or_default();
+            if self.in_line == 0 {
+                // Most lines come whole, and nothing of them is copied: each head passes here.
+                self.end_line(line);
+            } else {
+                self.keep(line);
+                let (kept, length) = (self.line, std::mem::take(&mut self.in_line));
+                self.end_line(kept.get(..length).unwrap_or_default());
             }
-            if ended {
-                self.end_line(line.len());
-            }
-            bytes = rest;
+            bytes = bytes.get(at + 1..).unwrap_or_default();
         }
     }
 
-    fn end_line(&mut self, last_piece: usize) {
-        let start = self.line.get(..self.in_line).unwrap_or_default();
-        if start.starts_with(b"content-length:") {
-            self.lengths += 1;
-        } else if start.starts_with(b"transfer-encoding:") {
-            self.codings += 1;
-        } else if start == b"\r" || (start.is_empty() && last_piece == 0) {
-            self.done = true;
+    /// Keeps the beginning of a line that comes in pieces: enough to know its field.
+    fn keep(&mut self, piece: &[u8]) {
+        let begin = piece.get(..self.line.len() - self.in_line).unwrap_or(piece);
+        if let Some(room) = self.line.get_mut(self.in_line..self.in_line + begin.len()) {
+            room.copy_from_slice(begin);
+            self.in_line += begin.len();
         }
-        self.in_line = 0;
+    }
+
+    fn end_line(&mut self, line: &[u8]) {
+        let names = |name: &[u8]| line.get(..name.len()).is_some_and(|s| s.eq_ignore_ascii_case(name));
+        match line {
+            [] | b"\r" => self.done = true,
+            [b'c' | b'C', ..] if names(b"content-length:") => self.lengths += 1,
+            [b't' | b'T', ..] if names(b"transfer-encoding:") => self.codings += 1,
+            _ => {}
+        }
     }
 
     /// Two lengths, or a length beside a coding.

@@ -71,11 +71,12 @@ pub struct Line {
 }
 
 impl Exchange {
-    /// Begins with a request's head.
+    /// Begins with a request's head. Allocated once: it goes with every copy of a body otherwise, and each request
+    /// has dozens of those.
     #[must_use]
-    pub fn start(cell: Arc<Cell>, grpc: bool, log: Option<Box<Line>>) -> Self {
+    pub fn start(cell: Arc<Cell>, grpc: bool, log: Option<Box<Line>>) -> Box<Self> {
         cell.request();
-        Self {
+        Box::new(Self {
             cell,
             started: Instant::now(),
             lease: None,
@@ -90,7 +91,7 @@ impl Exchange {
             tally: None,
             account: None,
             log,
-        }
+        })
     }
 
     /// When the request's head was read.
@@ -244,8 +245,9 @@ impl Exchange {
         if self.grpc && self.grpc_status.is_none() {
             self.grpc_status = trailers.and_then(grpc_status);
         }
+        let now = Instant::now();
         if let Some(lease) = self.lease.take() {
-            lease.finish();
+            lease.finish(now);
         }
         // An answer of the mesh itself tells nothing of an endpoint: what does was told when it happened.
         let outcome = match (self.reason, self.grpc_status) {
@@ -254,7 +256,7 @@ impl Exchange {
             (None, None) => Some(Outcome::Status(self.status)),
         };
         let class = self.class();
-        self.close(class, outcome);
+        self.close(now, class, outcome);
     }
 
     /// Nothing moved for too long.
@@ -265,7 +267,7 @@ impl Exchange {
             tracing::info!("a stream ended by idle_timeout: nothing moved in either direction");
         }
         drop(self.lease.take());
-        self.close(StatusClass::Server, Some(Outcome::Timeout));
+        self.close(Instant::now(), StatusClass::Server, Some(Outcome::Timeout));
     }
 
     /// The answer broke off; its end never came.
@@ -275,7 +277,7 @@ impl Exchange {
             self.reason = Some(Reason::UpstreamReset);
             self.cell.reason(Reason::UpstreamReset);
         }
-        self.close(StatusClass::Server, Some(Outcome::Reset));
+        self.close(Instant::now(), StatusClass::Server, Some(Outcome::Reset));
     }
 
     fn class(&self) -> StatusClass {
@@ -291,7 +293,7 @@ impl Exchange {
         }
     }
 
-    fn close(&mut self, class: StatusClass, outcome: Option<Outcome>) {
+    fn close(&mut self, now: Instant, class: StatusClass, outcome: Option<Outcome>) {
         if std::mem::replace(&mut self.done, true) {
             return;
         }
@@ -300,7 +302,6 @@ impl Exchange {
         if let Some(tally) = self.tally.take() {
             tally.add(class);
         }
-        let now = Instant::now();
         let took = now.saturating_duration_since(self.started);
         if let Some(mut account) = self.account.take()
             && let Some(outcome) = outcome
@@ -337,7 +338,7 @@ impl Drop for Exchange {
         if !self.done {
             self.cell.cancelled();
             // The client gave up: neither the app's fault nor the mesh's.
-            self.close(StatusClass::Client, None);
+            self.close(Instant::now(), StatusClass::Client, None);
         }
     }
 }

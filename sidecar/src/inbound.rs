@@ -401,10 +401,11 @@ impl Inbound {
         let mut request = Request::from_parts(parts, body);
         let app = self.app(plan, version);
         plan.dress(&mut request, app.route.wire, &self.authority);
+        let mut request = Some(request);
 
         let sent = || source.as_ref().is_none_or(Source::ended);
         let handed = {
-            let hand = std::pin::pin!(hand(app, request, source.as_ref(), exchange));
+            let hand = std::pin::pin!(hand(app, &mut request, source.as_ref(), exchange));
             respond::within(&deadline, sent, hand).await
         };
         let (mut response, lease) = match handed {
@@ -465,11 +466,14 @@ impl Inbound {
 /// Sends to the app; once more when the app's connection went away before it took the request.
 async fn hand(
     app: &Arc<Upstream>,
-    request: Request<Body>,
+    request: &mut Option<Request<Body>>,
     source: Option<&Source>,
     exchange: &mut Exchange,
 ) -> Result<(Response<Incoming>, Lease), SendError> {
-    let copy = (app.route.wire != Wire::Http1).then(|| translate::copy_head(&request));
+    let copy = request
+        .as_ref()
+        .filter(|_| app.route.wire != Wire::Http1)
+        .map(translate::copy_head);
     exchange.tried();
     let error = match app.send(request).await {
         Err(error) if error.failure == Failure::Refused => error,
@@ -479,7 +483,8 @@ async fn hand(
     match (copy, again) {
         (Some(head), Some(body)) => {
             exchange.tried();
-            app.send(head.map(|_| body)).await
+            *request = Some(head.map(|_| body));
+            app.send(request).await
         }
         _ => Err(error),
     }
@@ -493,7 +498,7 @@ fn problem(error: &SendError) -> Problem {
     }
 }
 
-fn refused(mut exchange: Exchange, reason: Reason, dress: Dress, detail: &str) -> Response<Body> {
+fn refused(mut exchange: Box<Exchange>, reason: Reason, dress: Dress, detail: &str) -> Response<Body> {
     exchange.refused(reason);
     respond::answer(reason, dress, detail).map(|body| body.told(exchange))
 }

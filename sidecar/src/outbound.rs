@@ -209,9 +209,9 @@ impl Outbound {
             .as_ref()
             .and_then(Source::take)
             .map_or_else(Body::empty, Body::replay);
-        let request = Request::from_parts(parts, body);
-        if let Some(routed) = routed {
-            self.mirror(routed, &resolved, &plan, &request, source.as_ref());
+        let mut request = Some(Request::from_parts(parts, body));
+        if let (Some(routed), Some(head)) = (routed, &request) {
+            self.mirror(routed, &resolved, &plan, head, source.as_ref());
         }
 
         let sent = || source.as_ref().is_none_or(Source::ended);
@@ -224,14 +224,9 @@ impl Outbound {
                 source: source.as_ref(),
                 deadline,
                 began: now,
-                delayed: routed.is_some(),
+                routed,
             };
-            let tries = std::pin::pin!(async {
-                if let Some(routed) = routed {
-                    routed.delayed().await;
-                }
-                there.tries(request, toward.clone(), &call, exchange).await
-            });
+            let tries = std::pin::pin!(there.tries(&mut request, toward.clone(), &call, exchange));
             respond::within(&deadline, sent, tries).await
         };
         let Some(answered) = answered else {

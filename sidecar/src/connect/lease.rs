@@ -54,12 +54,12 @@ impl Lease {
         }
     }
 
-    /// The answer was read whole: the connection may carry another.
-    pub fn finish(mut self) {
+    /// The answer was read whole at `now`: the connection may carry another.
+    pub fn finish(mut self, now: Instant) {
         if let Held::Http1(connection) = &mut self.held
             && let Some(connection) = connection.take()
         {
-            self.upstream.put_back(connection);
+            self.upstream.put_back(connection, now);
         }
     }
 

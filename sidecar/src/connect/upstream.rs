@@ -79,8 +79,6 @@ pub struct Upstream {
 pub struct SendError {
     /// Whether it may have been processed.
     pub failure: Failure,
-    /// The request, when not one byte of it was accepted.
-    pub request: Option<Request<Body>>,
     /// Why no connection could be made at all.
     pub unconnected: Option<Reason>,
     /// What happened.
@@ -125,14 +123,18 @@ impl Upstream {
         self.load.lock().penalize(now, Duration::from_secs(1));
     }
 
-    /// Sends one request and waits for the head of its answer.
+    /// Sends one request and waits for the head of its answer. The request stays where it is until a connection takes
+    /// it: futures that carry it would copy it from one to the next.
     ///
     /// # Errors
-    /// With the request, when not one byte was accepted.
+    /// When there is no answer. The request is still there when not one byte was accepted, and only then.
     ///
     /// # Cancel safety
     /// Dropping the future resets the stream or closes the connection: the upstream sees it.
-    pub async fn send(self: &Arc<Self>, request: Request<Body>) -> Result<(Response<Incoming>, Lease), SendError> {
+    pub async fn send(
+        self: &Arc<Self>,
+        request: &mut Option<Request<Body>>,
+    ) -> Result<(Response<Incoming>, Lease), SendError> {
         match self.route.wire {
             Wire::Http1 => self.send_http1(request).await,
             Wire::Http2 | Wire::Mesh => self.send_http2(request).await,
@@ -197,7 +199,7 @@ impl Upstream {
 
     async fn send_http1(
         self: &Arc<Self>,
-        mut request: Request<Body>,
+        request: &mut Option<Request<Body>>,
     ) -> Result<(Response<Incoming>, Lease), SendError> {
         loop {
             let (connection, fresh) = match self.take_idle() {
@@ -205,20 +207,25 @@ impl Upstream {
                 // Boxed: rare, and otherwise part of every request.
                 None => match Box::pin(self.counted_open(self.open_http1())).await {
                     Ok(connection) => (connection, true),
-                    Err(source) => return Err(SendError::never(request, source)),
+                    Err(source) => return Err(SendError::never(source)),
                 },
             };
             let mut lease = Lease::new(self.clone(), Held::Http1(Some(connection)));
             let Some(connection) = lease.http1() else {
-                return Err(SendError::unsent(request, "the connection is gone".into()));
+                return Err(SendError::unsent("the connection is gone".into()));
             };
-            match connection.send(request).await {
+            let Some(taken) = request.take() else {
+                return Err(SendError::unsent("there is no request".into()));
+            };
+            match connection.send(taken).await {
                 Ok(response) => return Ok((response, lease)),
                 Err(mut error) => match error.take_message() {
                     // A pooled connection that ended before it took the request says nothing of the endpoint.
-                    Some(back) if !fresh => request = back,
                     Some(back) => {
-                        return Err(SendError::unsent(back, error.into_error().into()));
+                        *request = Some(back);
+                        if fresh {
+                            return Err(SendError::unsent(error.into_error().into()));
+                        }
                     }
                     None => return Err(SendError::after(error.into_error())),
                 },
@@ -228,7 +235,7 @@ impl Upstream {
 
     async fn send_http2(
         self: &Arc<Self>,
-        mut request: Request<Body>,
+        request: &mut Option<Request<Body>>,
     ) -> Result<(Response<Incoming>, Lease), SendError> {
         // Connections that close under our hands are replaced; each round retires one, so this ends.
         for _ in 0..3 {
@@ -236,24 +243,28 @@ impl Upstream {
                 Some(connection) => (connection, false),
                 None => match Box::pin(self.counted_open(self.open_http2())).await {
                     Ok(connection) => (connection, true),
-                    Err(source) => return Err(SendError::never(request, source)),
+                    Err(source) => return Err(SendError::never(source)),
                 },
             };
             let mut sender = connection.sender();
             let lease = Lease::new(self.clone(), Held::Http2(connection));
-            match sender.try_send_request(request).await {
+            let Some(taken) = request.take() else {
+                return Err(SendError::unsent("there is no request".into()));
+            };
+            match sender.try_send_request(taken).await {
                 Ok(response) => return Ok((response, lease)),
                 Err(mut error) => match error.take_message() {
-                    Some(back) if !fresh => request = back,
                     Some(back) => {
-                        return Err(SendError::unsent(back, error.into_error().into()));
+                        *request = Some(back);
+                        if fresh {
+                            return Err(SendError::unsent(error.into_error().into()));
+                        }
                     }
                     None => return Err(SendError::after(error.into_error())),
                 },
             }
         }
         Err(SendError::unsent(
-            request,
             "every connection closed before it took the request".into(),
         ))
     }
@@ -289,11 +300,11 @@ impl Upstream {
         found
     }
 
-    pub(super) fn put_back(&self, mut connection: http1::Connection) {
+    pub(super) fn put_back(&self, mut connection: http1::Connection, now: Instant) {
         if connection.sender.is_closed() {
             return;
         }
-        connection.idle_since = Instant::now();
+        connection.idle_since = now;
         let mut idle = self.idle.lock();
         if idle.len() < http1::KEEP {
             idle.push(connection);
@@ -456,17 +467,16 @@ impl Drop for Counted {
 }
 
 impl SendError {
-    fn never(request: Request<Body>, source: Unconnected) -> Self {
+    fn never(source: Unconnected) -> Self {
         Self {
             unconnected: Some(source.reason()),
-            ..Self::unsent(request, source.into())
+            ..Self::unsent(source.into())
         }
     }
 
-    fn unsent(request: Request<Body>, source: Box<dyn std::error::Error + Send + Sync>) -> Self {
+    fn unsent(source: Box<dyn std::error::Error + Send + Sync>) -> Self {
         Self {
             failure: Failure::NeverSent,
-            request: Some(request),
             unconnected: None,
             source,
         }
@@ -475,7 +485,6 @@ impl SendError {
     fn after(error: hyper::Error) -> Self {
         Self {
             failure: classify(&error),
-            request: None,
             unconnected: None,
             source: error.into(),
         }

@@ -89,7 +89,7 @@ impl External {
         let mut request = Request::from_parts(parts, body);
         plan.dress(&mut request, Wire::Http1, authority);
         exchange.tried();
-        match upstream.send(request).await {
+        match upstream.send(&mut Some(request)).await {
             Ok((mut response, lease)) => {
                 plan.receive(&mut response, Wire::Http1);
                 exchange.answered(response.status(), response.headers(), lease);

@@ -20,7 +20,7 @@ use crate::observe::count::Count;
 #[derive(Debug)]
 pub struct Body {
     kind: Kind,
-    exchange: Option<Exchange>,
+    exchange: Option<Box<Exchange>>,
     /// Boxed: only requests with a caller's deadline have one.
     cut: Option<Pin<Box<tokio::time::Sleep>>>,
     /// Boxed: only bodies that break on purpose have one.
@@ -174,7 +174,7 @@ impl Body {
 
     /// Tells `exchange` when the body ends. An answer without bytes ends now.
     #[must_use]
-    pub fn told(mut self, mut exchange: Exchange) -> Self {
+    pub fn told(mut self, mut exchange: Box<Exchange>) -> Self {
         match self.kind {
             Kind::Empty => exchange.ended(None),
             _ => self.exchange = Some(exchange),

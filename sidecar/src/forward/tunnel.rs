@@ -19,7 +19,7 @@ pub fn client_end(request: &mut Request<Incoming>) -> Option<OnUpgrade> {
 }
 
 /// Joins two upgrades when both have happened, and tells `exchange` how it ended.
-pub fn join(client: OnUpgrade, upstream: OnUpgrade, mut exchange: Exchange) {
+pub fn join(client: OnUpgrade, upstream: OnUpgrade, mut exchange: Box<Exchange>) {
     tokio::spawn(async move {
         let (Ok(client), Ok(upstream)) = tokio::join!(client, upstream) else {
             exchange.broken();

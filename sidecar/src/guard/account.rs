@@ -18,8 +18,8 @@ pub struct Account {
     /// The endpoint's: another one after failover.
     at: Arc<Home>,
     member: Arc<Member>,
-    /// What counts as a failure: the route's word.
-    failures: Outcomes,
+    /// What counts as a failure, where a route says otherwise than the service.
+    failures: Option<Box<Outcomes>>,
     began: Instant,
     /// To the head of the answer.
     took: Option<Duration>,
@@ -43,7 +43,7 @@ impl Account {
             home: home.clone(),
             at: at.clone(),
             member: member.clone(),
-            failures: failures.clone(),
+            failures: (!std::ptr::eq(failures, &home.service.policy.failures)).then(|| Box::new(failures.clone())),
             began,
             took: None,
             pass: Some(pass),
@@ -64,7 +64,7 @@ impl Account {
     /// The try ended so.
     pub fn settle(&mut self, now: Instant, outcome: Outcome) {
         let Some(pass) = self.pass.take() else { return };
-        let sample = self.sample(now, outcome.is_in(&self.failures));
+        let sample = self.sample(now, outcome.is_in(self.failures()));
         self.at.guard.record(now, &self.at.service, &self.member, sample);
         self.home.guard.record_pass(now, &self.home.service, pass, sample);
     }
@@ -73,7 +73,7 @@ impl Account {
     /// it is the `last` word, because other endpoints may be well.
     pub fn unsent(&mut self, now: Instant, at_all: bool, last: bool) {
         let Some(pass) = self.pass.take() else { return };
-        let sample = self.sample(now, self.failures.connect);
+        let sample = self.sample(now, self.failures().connect);
         if at_all {
             self.at.guard.record(now, &self.at.service, &self.member, sample);
         }
@@ -81,6 +81,10 @@ impl Account {
             true => self.home.guard.record_pass(now, &self.home.service, pass, sample),
             false => self.home.guard.breaker.abandon(pass),
         }
+    }
+
+    fn failures(&self) -> &Outcomes {
+        self.failures.as_deref().unwrap_or(&self.home.service.policy.failures)
     }
 
     fn sample(&self, now: Instant, failed: bool) -> Sample {

@@ -92,7 +92,7 @@ impl Refusal {
     }
 
     /// The answer.
-    pub(super) fn answer(self, mut exchange: Exchange, dress: Dress) -> Response<Body> {
+    pub(super) fn answer(self, mut exchange: Box<Exchange>, dress: Dress) -> Response<Body> {
         exchange.refused(self.reason);
         let mut response = respond::answer(self.reason, dress, &self.detail);
         let headers = response.headers_mut();

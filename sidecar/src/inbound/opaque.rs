@@ -172,14 +172,14 @@ impl Hall<'_> {
 }
 
 impl Door for Hall<'_> {
-    type Stay = Exchange;
+    type Stay = Box<Exchange>;
     type App = Screen;
 
-    async fn enter(&self, open: &Open) -> Result<(Screen, Exchange), Refusal> {
+    async fn enter(&self, open: &Open) -> Result<(Screen, Box<Exchange>), Refusal> {
         let journey = self.journey;
         let mut exchange = Exchange::start(journey.cell.clone(), false, None);
         exchange.secured();
-        let refused = |mut exchange: Exchange, reason, refusal| {
+        let refused = |mut exchange: Box<Exchange>, reason, refusal| {
             exchange.refused(reason);
             exchange.ended(None);
             Err(refusal)
@@ -222,7 +222,7 @@ impl Door for Hall<'_> {
         }
     }
 
-    fn left(&self, mut exchange: Exchange, moved: Moved, result: Result<(), Broken>) {
+    fn left(&self, mut exchange: Box<Exchange>, moved: Moved, result: Result<(), Broken>) {
         self.journey.cell.moved(moved.received, moved.sent);
         match result {
             Ok(()) => exchange.ended(None),

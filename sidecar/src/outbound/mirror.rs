@@ -142,7 +142,7 @@ impl Copy {
         self.plan
             .dress(&mut request, upstream.route.wire, &there.cluster.authority);
         request.headers_mut().insert(MIRROR, HeaderValue::from_static("1"));
-        let Ok((response, lease)) = upstream.send(request).await else {
+        let Ok((response, lease)) = upstream.send(&mut Some(request)).await else {
             return |c| &c.failed;
         };
         let mut body = response.into_body();
@@ -151,7 +151,7 @@ impl Copy {
                 return |c| &c.failed;
             }
         }
-        lease.finish();
+        lease.finish(Instant::now());
         |c| &c.answered
     }
 }

@@ -189,7 +189,7 @@ impl Outbound {
         mut client: A,
         mut upstream: TcpStream,
         kept: &Kept,
-        mut exchange: Exchange,
+        mut exchange: Box<Exchange>,
     ) -> Result<(), ConnectionError> {
         // Until it is over, closing it for whatever reason is a reset.
         copy::reset(&upstream);
@@ -213,7 +213,7 @@ impl Outbound {
     }
 }
 
-fn refused(mut exchange: Exchange, reason: Reason) -> ConnectionError {
+fn refused(mut exchange: Box<Exchange>, reason: Reason) -> ConnectionError {
     exchange.refused(reason);
     exchange.ended(None);
     ConnectionError::Refused(reason)

@@ -16,6 +16,7 @@ use hyper::body::Incoming;
 use outrigger_proto::model::Policy;
 
 use super::cluster::{Aim, Resolved, Tried};
+use super::route::Routed;
 use super::{Outbound, Problem};
 use crate::balance::Resort;
 use crate::connect::{Lease, Security, SendError, Upstream, Wire};
@@ -41,8 +42,8 @@ pub(super) struct Call<'a> {
     pub(super) source: Option<&'a Source>,
     pub(super) deadline: Deadline,
     pub(super) began: Instant,
-    /// Time may have passed on purpose since it began.
-    pub(super) delayed: bool,
+    /// What routes and faults make of it; time may have passed on purpose then.
+    pub(super) routed: Option<&'a Routed>,
 }
 
 /// The head of an answer, and the right to the rest of it.
@@ -85,11 +86,14 @@ impl Outbound {
     /// Tries one endpoint after another while that is safe.
     pub(super) async fn tries(
         &self,
-        mut request: Request<Body>,
+        request: &mut Option<Request<Body>>,
         mut resolved: Arc<Resolved>,
         call: &Call<'_>,
         exchange: &mut Exchange,
     ) -> Result<Answered, Problem> {
+        if let Some(routed) = call.routed {
+            routed.delayed().await;
+        }
         let (plan, policy) = (call.plan, call.policy);
         let upgrade = plan.upgrade.is_some();
         let twice = policy.retry.attempts > 1 && retry::idempotent(policy, plan.method(), exchange.is_grpc(), upgrade);
@@ -102,7 +106,7 @@ impl Outbound {
         let (mut sent, mut unsent) = (0u32, 0u32);
         let mut class = None;
         loop {
-            let now = match tried.is_empty() && !call.delayed {
+            let now = match tried.is_empty() && call.routed.is_none() {
                 true => call.began,
                 false => Instant::now(),
             };
@@ -113,12 +117,15 @@ impl Outbound {
             // Its own: a newer view may take the place of this one.
             let mut upstream = target.upstream.clone();
             tried.push(index);
-            plan.dress(&mut request, upstream.route.wire, &self.cluster.authority);
-            call.tell(&mut request, now, exchange.tries() + 1, upstream.route.wire);
+            let Some(head) = request.as_mut() else {
+                return Err(self.nobody());
+            };
+            plan.dress(head, upstream.route.wire, &self.cluster.authority);
+            call.tell(head, now, exchange.tries() + 1, upstream.route.wire);
             // An HTTP/2 peer may refuse a stream after it has the head; HTTP/1 gives everything back, unless it may have been
             // processed and is tried again.
-            let copy = (twice || hedges.is_some() || upstream.route.wire != Wire::Http1)
-                .then(|| translate::copy_head(&request));
+            let copy =
+                (twice || hedges.is_some() || upstream.route.wire != Wire::Http1).then(|| translate::copy_head(head));
             exchange.accounted(account);
             exchange.tried();
             let (ended, winner) = {
@@ -210,7 +217,7 @@ impl Outbound {
                             Failure::Refused => body(call.source),
                             _ => None,
                         };
-                        let replayable = error.request.is_some() || again.is_some();
+                        let replayable = request.is_some() || again.is_some();
                         if let Some(newer) = self.cluster.newer(&resolved, &mut tried) {
                             resolved = newer;
                         }
@@ -221,12 +228,15 @@ impl Outbound {
                             account.unsent(at, error.unconnected.is_some(), verdict == Verdict::GiveUp);
                         }
                         exchange.unaccounted();
-                        request = match (error.request, copy, again) {
-                            _ if verdict == Verdict::GiveUp => return Err(problem),
-                            (Some(back), ..) => back,
-                            (None, Some(head), Some(body)) => head.map(|_| body),
-                            _ => return Err(problem),
-                        };
+                        if verdict == Verdict::GiveUp {
+                            return Err(problem);
+                        }
+                        if request.is_none() {
+                            let (Some(head), Some(body)) = (copy, again) else {
+                                return Err(problem);
+                            };
+                            *request = Some(head.map(|_| body));
+                        }
                         (class, resort) = (Some(NEVER), Resort::Ejected);
                         // The first other endpoint at once.
                         if unsent > 0 {
@@ -260,7 +270,7 @@ impl Outbound {
                             "the request grew while it was tried again".into(),
                         ));
                     };
-                    request = head.map(|_| body);
+                    *request = Some(head.map(|_| body));
                     (class, resort) = (Some(MAYBE), Resort::Tried);
                     if let Some(newer) = self.cluster.newer(&resolved, &mut tried) {
                         resolved = newer;

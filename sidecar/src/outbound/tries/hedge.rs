@@ -66,7 +66,8 @@ impl Outbound {
         call.tell(&mut request, now, exchange.tries() + 1, upstream.route.wire);
         guard.counts.hedges.fetch_add(1, Relaxed);
         exchange.tried();
-        let mut sending = Box::pin(upstream.send(request));
+        let mut request = Some(request);
+        let mut sending = Box::pin(upstream.send(&mut request));
         let mut second = Box::pin(call.bounded(now, sending.as_mut()));
         let well = |ended: &Ended, exchange: &Exchange| {
             matches!(ended, Ended::Answered(response, _) if {

@@ -36,6 +36,7 @@ mod routes;
 mod smuggling;
 mod structure;
 mod tcp;
+mod toxics;
 mod upgrade;
 
 use libtest_mimic::Arguments;
@@ -51,6 +52,7 @@ fn main() {
         http2::tests(),
         upgrade::tests(),
         tcp::tests(),
+        toxics::tests(),
         opaque::tests(),
         proxy::tests(),
         routes::tests(),

@@ -9,7 +9,7 @@
 //! - [`control_script`]: a control plane that sends what a real one never would; [`fleet`]: who is in the mesh, every moment;
 //! - [`pki`]: certificates, good and bad;
 //! - [`load`]: requests that go on meanwhile;
-//! - [`tools`]: judges that did not come from us; [`golden`]: their kept verdicts.
+//! - [`tools`]: judges that did not come from us; [`golden`]: their kept verdicts; [`toxiproxy`] and [`line`](mod@line): bad lines.
 //!
 //! It refuses to know the programs' code: everything is asked through sockets, files and signals.
 
@@ -21,6 +21,7 @@ pub mod fleet;
 pub mod golden;
 pub mod h2;
 pub mod http1;
+pub mod line;
 pub mod load;
 pub mod mesh;
 pub mod pki;
@@ -28,6 +29,7 @@ pub mod ports;
 pub mod process;
 pub mod runner;
 pub mod tools;
+pub mod toxiproxy;
 pub mod wait;
 pub mod world;
 

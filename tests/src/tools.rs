@@ -75,6 +75,30 @@ pub async fn etcd(world: &World) -> Result<(Process, SocketAddr)> {
     Ok((process, listen))
 }
 
+/// An nginx in one process, with `server` inside its only server block.
+///
+/// # Errors
+/// When it does not come up.
+pub async fn nginx(world: &World, listen: &str, server: &str) -> Result<(Process, SocketAddr)> {
+    let addr = ports::free()?;
+    let here = world.dir().join(format!("nginx-{}", addr.port()));
+    std::fs::create_dir_all(&here)?;
+    let here = here.display();
+    let temp: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
+        .map(|k| format!("{k}_temp_path {here}/{k};"))
+        .concat();
+    let config = format!(
+        "daemon off; master_process off; pid {here}/nginx.pid; error_log stderr; events {{}}\n\
+         http {{ access_log off; {temp} server {{ listen {addr} {listen}; {server} }} }}\n"
+    );
+    let file = world.write(&format!("nginx-{}.conf", addr.port()), &config)?;
+    let mut command = tool("nginx")?;
+    command.arg("-e").arg("stderr").arg("-c").arg(file);
+    let process = world.spawn("nginx", command)?;
+    accepts(addr).await?;
+    Ok((process, addr))
+}
+
 /// A WebSocket echo app on Autobahn's own library, which answers frame by frame. An app that looks
 /// ahead in what it read would answer otherwise when two small packets arrive as one, with or
 /// without a proxy.

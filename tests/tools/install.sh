@@ -15,6 +15,7 @@ CARGO_DENY_VERSION=0.20.2
 CARGO_FUZZ_VERSION=0.13.2
 SSLYZE_VERSION=6.3.1
 TLS_CLIENT_VERSION=1       # ours, of tests/tools/tls-client; raise it with every change there
+TOXIPROXY_VERSION=2.12.0
 WSTEST_VERSION=0.8.2       # Autobahn's test suite, a Python 2.7 program
 
 fail() {
@@ -81,6 +82,11 @@ build_etcd() {
     cd "$TOOLS_SOURCE/etcd"
     go_build "$1/etcd" go.etcd.io/etcd/server/v3
     go_build "$1/etcdctl" go.etcd.io/etcd/etcdctl/v3
+}
+build_toxiproxy() {
+    # Its programs are named after their folder too, `server` and `cli`; the tests speak its HTTP API.
+    go_install "$1" "github.com/Shopify/toxiproxy/v2/cmd/server@v$TOXIPROXY_VERSION"
+    mv "$1/server" "$1/toxiproxy-server"
 }
 build_httpwg() {
     nice -n 15 cargo install --locked httpwg-cli --version "$HTTPWG_VERSION" --root "$1" --target-dir "$1/target"
@@ -150,7 +156,9 @@ Run \`pyenv install 2.7.18\`, or set OUTRIGGER_PYTHON27 to a python2.7"
     cached "httpwg-$HTTPWG_VERSION" build_httpwg
     cached "wstest-$WSTEST_VERSION" build_wstest
     cached "sslyze-$SSLYZE_VERSION" build_sslyze
+    cached "toxiproxy-$TOXIPROXY_VERSION" build_toxiproxy
     cached "tls-client-$TLS_CLIENT_VERSION" build_tls_client
+    export OUTRIGGER_TOOL_TOXIPROXY="$TOOLS/toxiproxy-$TOXIPROXY_VERSION/toxiproxy-server"
     export OUTRIGGER_TOOL_SSLYZE="$TOOLS/sslyze-$SSLYZE_VERSION/sslyze"
     export OUTRIGGER_TOOL_TLS_CLIENT="$TOOLS/tls-client-$TLS_CLIENT_VERSION/tls-client"
     local command

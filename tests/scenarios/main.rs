@@ -28,8 +28,10 @@ mod judges;
 mod memory;
 mod observe;
 mod opaque;
+mod oracle;
 mod panics;
 mod paths;
+mod protect;
 mod proxy;
 mod reliability;
 mod routes;
@@ -54,6 +56,7 @@ fn main() {
         tcp::tests(),
         toxics::tests(),
         opaque::tests(),
+        protect::tests(),
         proxy::tests(),
         routes::tests(),
         failure::tests(),
@@ -66,6 +69,7 @@ fn main() {
         floods::tests(),
         foreign::tests(),
         observe::tests(),
+        oracle::tests(),
         panics::tests(),
         paths::tests(),
         control_plane::tests(),

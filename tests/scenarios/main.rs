@@ -31,6 +31,7 @@ mod opaque;
 mod oracle;
 mod panics;
 mod paths;
+mod processes;
 mod protect;
 mod proxy;
 mod reliability;
@@ -56,6 +57,7 @@ fn main() {
         tcp::tests(),
         toxics::tests(),
         opaque::tests(),
+        processes::tests(),
         protect::tests(),
         proxy::tests(),
         routes::tests(),

@@ -71,6 +71,26 @@ impl Process {
         nix::sys::signal::kill(pid, signal).with_context(|| format!("{signal} to {}", self.name))
     }
 
+    /// Stops the program by SIGSTOP, and waits until each of its threads has stopped: the signal is only the wish.
+    ///
+    /// # Errors
+    /// When it is gone, or does not stop.
+    pub async fn stop(&self) -> Result<()> {
+        self.signal(Signal::SIGSTOP)?;
+        let tasks = format!("/proc/{}/task", self.pid());
+        wait::until(&format!("{} has stopped", self.name), || async {
+            let Ok(threads) = std::fs::read_dir(&tasks) else {
+                return false;
+            };
+            // proc(5), `stat`: the state follows the name, which stands in parentheses.
+            threads.flatten().all(|thread| {
+                let text = read_lossy(&thread.path().join("stat"));
+                text.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'))
+            })
+        })
+        .await
+    }
+
     /// `kill -9` and reaping.
     ///
     /// # Errors

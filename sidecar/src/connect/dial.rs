@@ -2,10 +2,13 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::{AsRawFd as _, RawFd};
 use std::time::Duration;
 
+use nix::errno::Errno;
+use nix::sys::resource::{Resource, getrlimit};
 use socket2::{SockRef, TcpKeepalive};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 
 /// Silence after which a dead peer is looked for.
 const KEEPALIVE: Duration = Duration::from_secs(30);
@@ -13,6 +16,11 @@ const KEEPALIVE: Duration = Duration::from_secs(30);
 /// last byte heard: with less than a few probes beyond [`KEEPALIVE`] one lost probe would end a healthy
 /// connection, and thousands of idle ones probe at the same moment.
 const USER_TIMEOUT: Duration = Duration::from_secs(65);
+
+/// File descriptors that connections to apps and peers cannot use up, an eighth of them at most: few streams of
+/// one client may need many. What is left is for admin, probes, discovery and the session; a sidecar that nobody can
+/// ask any more would look dead. Clients stop earlier, at `file_reserve`.
+const KEPT_BACK: u64 = 16;
 
 /// Why a connection was not made.
 #[derive(Debug, thiserror::Error)]
@@ -33,13 +41,29 @@ pub enum DialError {
 /// # Cancel safety
 /// Safe: a half-made connection is closed.
 pub async fn dial(to: SocketAddr, limit: Duration) -> Result<TcpStream, DialError> {
-    let stream = match tokio::time::timeout(limit, TcpStream::connect(to)).await {
+    let socket = socket(to).map_err(|e| DialError::Refused(to, e))?;
+    let stream = match tokio::time::timeout(limit, socket.connect(to)).await {
         Err(_) => return Err(DialError::TimedOut(to, limit)),
         Ok(Err(e)) => return Err(DialError::Refused(to, e)),
         Ok(Ok(stream)) => stream,
     };
     prepare(&stream);
     Ok(stream)
+}
+
+/// A socket, unless its descriptor is one of those kept back: a new one is the lowest that is free, so its number
+/// tells how many are in use.
+fn socket(to: SocketAddr) -> io::Result<TcpSocket> {
+    let socket = match to {
+        SocketAddr::V4(_) => TcpSocket::new_v4(),
+        SocketAddr::V6(_) => TcpSocket::new_v6(),
+    }?;
+    let all = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _)| soft);
+    let below = RawFd::try_from(all - KEPT_BACK.min(all / 8)).unwrap_or(RawFd::MAX);
+    match socket.as_raw_fd() < below {
+        true => Ok(socket),
+        false => Err(Errno::EMFILE.into()),
+    }
 }
 
 /// Sets the options; a socket that refuses one still works.

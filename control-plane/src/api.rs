@@ -280,7 +280,7 @@ struct EventsQuery {
     after: u64,
 }
 
-/// What happened lately, oldest first; at most 1000 events.
+/// What happened lately, oldest first; at most 1000 of breakers and endpoints, and 1000 others.
 #[utoipa::path(get, path = "/v1/events", params(EventsQuery), responses((status = 200, body = Vec<EventEntry>)))]
 async fn events(State(plane): State<Arc<Plane>>, Query(query): Query<EventsQuery>) -> Json<Vec<EventEntry>> {
     Json(plane.events.since(query.after))

@@ -161,6 +161,28 @@ pub enum Event {
         /// RFC 3339.
         expires: String,
     },
+    /// What became of a breaker or of an endpoint that a sidecar calls.
+    TrafficChanged {
+        /// `namespace/service`.
+        service: String,
+        /// `namespace/service/instance`; none for the service as a whole.
+        endpoint: Option<String>,
+        /// Whose sidecar it is: `namespace/service/instance`. No other caller is touched.
+        caller: String,
+        /// `breaker_opened`, `breaker_probing`, `breaker_closed`, `endpoint_ejected`, `endpoint_returned`.
+        what: String,
+        /// Why; none when time alone is the cause.
+        cause: Option<String>,
+        /// When it is tried again, RFC 3339.
+        next_probe: Option<String>,
+    },
+    /// A sidecar had more changes than it could keep until it could tell them.
+    ChangesLost {
+        /// Whose sidecar it is: `namespace/service/instance`.
+        caller: String,
+        /// So many.
+        count: u64,
+    },
     /// The identity state cannot be stored; nothing is granted until it can.
     IdentityStoreFailed {
         /// Why.
@@ -246,6 +268,34 @@ impl fmt::Display for Event {
             Self::Revoked { what } => write!(f, "{what} is revoked"),
             Self::Allowed { what } => write!(f, "{what} is allowed again"),
             Self::ExpiryNear { what, expires } => write!(f, "{what} ends on {expires}"),
+            Self::TrafficChanged {
+                service,
+                endpoint,
+                caller,
+                what,
+                cause,
+                next_probe,
+            } => {
+                write!(
+                    f,
+                    "{caller}: {} {}",
+                    endpoint.as_ref().unwrap_or(service),
+                    what.replace('_', " ")
+                )?;
+                if let Some(cause) = cause {
+                    write!(f, ", {cause}")?;
+                }
+                match next_probe {
+                    Some(next) => write!(f, "; tried again at {next}"),
+                    None => Ok(()),
+                }
+            }
+            Self::ChangesLost { caller, count } => {
+                write!(
+                    f,
+                    "{caller} could not tell of {count} changes of breakers and endpoints"
+                )
+            }
             Self::IdentityStoreFailed { reason } => {
                 write!(
                     f,
@@ -263,6 +313,8 @@ pub struct Entry {
     pub id: u64,
     /// RFC 3339, UTC.
     pub at: String,
+    /// The same in words.
+    pub says: String,
     /// What happened.
     #[serde(flatten)]
     pub event: Event,
@@ -317,11 +369,18 @@ pub struct Events {
 struct Ring {
     next: u64,
     entries: VecDeque<Entry>,
+    /// What sidecars told; apart, so that many that flap push nothing else out.
+    traffic: VecDeque<Entry>,
 }
 
 impl Events {
     /// Adds and logs an event.
     pub fn record(&self, event: Event) {
+        self.record_at(event, jiff::Timestamp::now());
+    }
+
+    /// As [`Self::record`], of something that happened at `at`.
+    pub fn record_at(&self, event: Event, at: jiff::Timestamp) {
         match &event {
             Event::ConfigRefused { .. } => self.refused(Refusals::Config),
             Event::Nack { .. } => self.refused(Refusals::Resource),
@@ -341,17 +400,22 @@ impl Events {
             | Event::Nack { .. }
             | Event::Lapsed { .. }
             | Event::Refused { .. }
+            | Event::ChangesLost { .. }
             | Event::CertificateRefused { .. } => tracing::warn!("{event}"),
             _ => tracing::info!("{event}"),
         }
-        let at = jiff::Timestamp::now().to_string();
+        let says = event.to_string();
         let mut ring = self.ring.lock();
         ring.next += 1;
-        if ring.entries.len() == KEPT {
-            ring.entries.pop_front();
+        let (id, at) = (ring.next, at.to_string());
+        let entries = match event {
+            Event::TrafficChanged { .. } | Event::ChangesLost { .. } => &mut ring.traffic,
+            _ => &mut ring.entries,
+        };
+        if entries.len() == KEPT {
+            entries.pop_front();
         }
-        let id = ring.next;
-        ring.entries.push_back(Entry { id, at, event });
+        entries.push_back(Entry { id, at, says, event });
     }
 
     /// Somebody who is refused again and again must not push everything else out of the ring.
@@ -386,6 +450,35 @@ impl Events {
     #[must_use]
     pub fn since(&self, after: u64) -> Vec<Entry> {
         let ring = self.ring.lock();
-        ring.entries.iter().filter(|e| e.id > after).cloned().collect()
+        let all = ring.entries.iter().chain(&ring.traffic);
+        let mut entries: Vec<Entry> = all.filter(|e| e.id > after).cloned().collect();
+        entries.sort_unstable_by_key(|entry| entry.id);
+        entries
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Event, Events, KEPT};
+
+    /// A sidecar that flaps must not push everything else out.
+    #[test]
+    fn changes_of_traffic_are_kept_apart_and_told_in_order() {
+        let events = Events::default();
+        let token = |id: &str| Event::TokenRevoked { id: id.into() };
+        let lost = |count| Event::ChangesLost {
+            caller: "default/web/w1".into(),
+            count,
+        };
+        events.record(token("a"));
+        for count in 0..KEPT as u64 + 5 {
+            events.record(lost(count));
+        }
+        events.record(token("b"));
+        let all = events.since(0);
+        assert_eq!(all.len(), KEPT + 2);
+        assert_eq!((&all[0].event, &all[1].event), (&token("a"), &lost(5)));
+        assert_eq!(all.last().map(|entry| &entry.event), Some(&token("b")));
+        assert!(all.is_sorted_by_key(|entry| entry.id));
     }
 }

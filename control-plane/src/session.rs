@@ -11,7 +11,7 @@ use std::sync::Arc;
 use futures_util::Stream as Messages;
 use futures_util::stream::try_unfold;
 use outrigger_proto::features;
-use outrigger_proto::model::{Endpoint, EndpointName};
+use outrigger_proto::model::{Endpoint, EndpointName, ServiceName};
 use outrigger_proto::wire::agent::{self, Down, Up, answer, down, up};
 use tokio::sync::{mpsc, oneshot};
 use tonic::{Request, Response, Status, Streaming};
@@ -25,6 +25,20 @@ use crate::stop::Stop;
 
 /// Requests down that may be unanswered at once.
 const MAX_COMMANDS: usize = 16;
+/// Changes that one message may tell.
+const MAX_CHANGES: usize = 256;
+/// Bytes of each text in a change.
+const MAX_TEXT: usize = 512;
+/// A day: no change is older, and no probe further ahead.
+const MAX_SPAN_MS: u64 = 24 * 60 * 60 * 1000;
+/// What a change can be.
+const WHATS: [&str; 5] = [
+    "breaker_opened",
+    "breaker_probing",
+    "breaker_closed",
+    "endpoint_ejected",
+    "endpoint_returned",
+];
 
 /// The service.
 #[derive(Debug, Clone)]
@@ -158,6 +172,10 @@ impl Session {
                 }
                 None
             }
+            up::Body::Changes(changes) => {
+                self.changes(&sender, changes);
+                None
+            }
             up::Body::Answer(answer) => {
                 if let (Some(reply), Some(result)) = (self.waiting.remove(&answer.of), answer.result) {
                     // Whoever asked may have given up waiting.
@@ -166,6 +184,40 @@ impl Session {
                 None
             }
         })
+    }
+
+    /// Keeps what became of breakers and endpoints for people. Whatever is too much is counted with what the sidecar lost.
+    fn changes(&self, sender: &Sender, told: agent::Changes) {
+        let caller = sender.name.to_string();
+        let now = jiff::Timestamp::now();
+        let span = |ms: u64| jiff::SignedDuration::from_millis(i64::try_from(ms.min(MAX_SPAN_MS)).unwrap_or_default());
+        let mut lost = told.dropped;
+        for (i, change) in told.changes.into_iter().enumerate() {
+            let service = change.service.parse::<ServiceName>();
+            let short = [&change.endpoint, &change.cause]
+                .iter()
+                .all(|text| text.len() <= MAX_TEXT);
+            let (Ok(service), true, true) = (service, short && WHATS.contains(&change.what.as_str()), i < MAX_CHANGES)
+            else {
+                lost = lost.saturating_add(1);
+                continue;
+            };
+            // By this clock: the sidecar's may say something else.
+            let at = now - span(change.age_ms);
+            let said = |text: String| (!text.is_empty()).then_some(text);
+            let event = Event::TrafficChanged {
+                service: service.to_string(),
+                endpoint: said(change.endpoint),
+                caller: caller.clone(),
+                what: change.what,
+                cause: said(change.cause),
+                next_probe: (change.next_ms > 0).then(|| (at + span(change.next_ms)).to_string()),
+            };
+            self.plane.events.record_at(event, at);
+        }
+        if lost > 0 {
+            self.plane.events.record(Event::ChangesLost { caller, count: lost });
+        }
     }
 
     fn command(&mut self, command: Command) -> Down {

@@ -5,8 +5,8 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    apply, call, certs, completions, config, control_plane, describe, down, explain_access, fault, get, health, logs,
-    new, ps, restart, routes, run, sidecar, split, stats, token, up, version,
+    apply, call, certs, completions, config, control_plane, describe, down, events, explain_access, fault, get, health,
+    logs, new, ps, restart, routes, run, sidecar, split, stats, token, up, version,
 };
 use crate::exit;
 
@@ -38,6 +38,7 @@ enum Command {
     Call(call::CallArgs),
     Health(health::HealthArgs),
     Stats(stats::StatsArgs),
+    Events(events::EventsArgs),
     Token(token::TokenArgs),
     Certs(certs::CertsArgs),
     ExplainAccess(explain_access::ExplainAccessArgs),
@@ -76,6 +77,7 @@ impl Cli {
             Command::Call(args) => call::call(args),
             Command::Health(args) => health::health(args),
             Command::Stats(args) => stats::stats(args),
+            Command::Events(args) => events::events(args),
             Command::Token(args) => token::token(args),
             Command::Certs(args) => certs::certs(args),
             Command::ExplainAccess(args) => explain_access::explain_access(args),

@@ -8,6 +8,7 @@ pub(crate) mod config;
 pub(crate) mod control_plane;
 pub(crate) mod describe;
 pub(crate) mod down;
+pub(crate) mod events;
 pub(crate) mod explain_access;
 pub(crate) mod fault;
 pub(crate) mod get;

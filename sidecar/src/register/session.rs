@@ -1,12 +1,14 @@
 //! The session's loop: what changed here goes up, what is asked there is done.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use outrigger_proto::features;
 use outrigger_proto::model::ResourceType;
 use outrigger_proto::wire::agent::agent_client::AgentClient;
-use outrigger_proto::wire::agent::{Answer, Applied, Check, Down, Hello, Up, answer, down::Body as DownBody, up::Body};
+use outrigger_proto::wire::agent::{
+    Answer, Applied, Change, Changes, Check, Down, Hello, Up, answer, down::Body as DownBody, up::Body,
+};
 use outrigger_proto::wire::mesh::{Endpoint, EndpointPort};
 use tokio::time::Instant;
 use tonic::transport::Channel;
@@ -18,6 +20,7 @@ use crate::contain::{Place, Task};
 use crate::discover::link::{Event, Link, bounded};
 use crate::discover::status::Outcome;
 use crate::drain::Phase;
+use crate::guard;
 use crate::health::{AppState, Life};
 use crate::shared::Shared;
 
@@ -32,9 +35,13 @@ struct Session<'a> {
     last_id: u64,
     /// True once this stream said Hello.
     greeted: bool,
+    /// True while the control plane takes what is said: what is told once is not said to nobody.
+    heard: bool,
     renew_at: Option<Instant>,
     retry_at: Option<Instant>,
     applied: BTreeMap<(ResourceType, String), Outcome>,
+    /// Changes that were dropped, as far as the control plane was told.
+    dropped: u64,
 }
 
 pub(super) async fn run(shared: &Shared, url: &str) {
@@ -49,9 +56,11 @@ pub(super) async fn run(shared: &Shared, url: &str) {
         talk: Talk::new(endpoint(shared)),
         last_id: 0,
         greeted: false,
+        heard: false,
         renew_at: None,
         retry_at: None,
         applied: BTreeMap::new(),
+        dropped: 0,
     };
     // What was registered is remembered over a panic; the stream begins afresh.
     while task.again(converse(&mut session, &channel, &admin)).await {
@@ -75,6 +84,7 @@ async fn converse(session: &mut Session<'_>, channel: &Channel, admin: &str) {
             _ = app.changed() => session.facts(),
             _ = drain.changed() => session.facts(),
             _ = resources.changed() => session.versions(),
+            () = shared.events.some(), if session.heard => session.changes(),
             () = at(session.renew_at) => session.renew(),
             () = at(session.retry_at) => {
                 session.retry_at = None;
@@ -82,7 +92,10 @@ async fn converse(session: &mut Session<'_>, channel: &Channel, admin: &str) {
             }
             event = link.next() => match event {
                 Event::Start => session.start(admin),
-                Event::Open => Vec::new(),
+                Event::Open => {
+                    session.heard = true;
+                    Vec::new()
+                }
                 Event::Message(down) => session.take(down),
                 Event::End(why) => session.end(why),
             },
@@ -95,7 +108,8 @@ impl Session<'_> {
     fn start(&mut self, admin: &str) -> Vec<Up> {
         self.talk.restart();
         self.applied.clear();
-        (self.last_id, self.greeted, self.renew_at, self.retry_at) = (0, true, None, None);
+        (self.last_id, self.greeted, self.heard) = (0, true, false);
+        (self.renew_at, self.retry_at) = (None, None);
         let bootstrap = &self.shared.bootstrap;
         let hello = Body::Hello(Hello {
             namespace: bootstrap.namespace.clone(),
@@ -113,7 +127,8 @@ impl Session<'_> {
     }
 
     fn end(&mut self, why: String) -> Vec<Up> {
-        (self.greeted, self.renew_at, self.retry_at) = (false, None, None);
+        (self.greeted, self.heard) = (false, false);
+        (self.renew_at, self.retry_at) = (None, None);
         if matches!(self.shared.lease.now().0, LeaseState::Held | LeaseState::Asked) {
             self.shared.lease.set(LeaseState::Disconnected, why);
         }
@@ -184,6 +199,27 @@ impl Session<'_> {
         }));
         self.applied = now;
         self.number(bodies)
+    }
+
+    /// Says what became of breakers and endpoints. While there is no stream they wait in their queue, which is bounded.
+    fn changes(&mut self) -> Vec<Up> {
+        let events = &self.shared.events;
+        let now = SystemTime::now();
+        let change = |event: guard::events::Event| Change {
+            service: event.service.to_string(),
+            endpoint: event.endpoint.unwrap_or_default(),
+            what: event.what.as_str().into(),
+            cause: event.cause,
+            age_ms: ms(now.duration_since(event.at).unwrap_or_default()),
+            next_ms: event.next.map_or(0, ms),
+        };
+        let changes = events.take().into_iter().map(change).collect();
+        let dropped = events.dropped();
+        let since = dropped - std::mem::replace(&mut self.dropped, dropped);
+        self.number(vec![Body::Changes(Changes {
+            changes,
+            dropped: since,
+        })])
     }
 
     fn renew(&mut self) -> Vec<Up> {
@@ -330,6 +366,10 @@ async fn admin_address(shared: &Shared) -> String {
         (None, Admin::Tcp(address)) if address.port() == 0 => String::new(),
         (None, asked) => asked.to_string(),
     }
+}
+
+fn ms(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }
 
 async fn at(when: Option<Instant>) {

@@ -303,3 +303,49 @@ async fn versions_that_run_here_are_said_once() {
     one("", None, true);
     expect("", "").await;
 }
+
+/// Changes are told on the session, also those from before it, with how many were lost.
+#[tokio::test]
+async fn changes_of_breakers_and_endpoints_are_said_once() {
+    use crate::guard::events::{Event, KEPT, What};
+    let (shared, mut peer, _app) = start().await;
+    let event = |what, endpoint: Option<&str>| Event {
+        at: std::time::SystemTime::now(),
+        service: "default/user".parse().expect("a name"),
+        endpoint: endpoint.map(Into::into),
+        what,
+        cause: "5 failures".into(),
+        next: endpoint.map(|_| Duration::from_secs(30)),
+    };
+    for _ in 0..KEPT + 3 {
+        shared.events.push(event(What::BreakerOpened, None));
+    }
+    let mut session = peer.session().await;
+    // Registration and changes come in any order.
+    let changes = async |session: &mut Session| loop {
+        if let Body::Changes(changes) = said(session).await {
+            return changes;
+        }
+    };
+    let first = changes(&mut session).await;
+    assert_eq!((first.changes.len(), first.dropped), (KEPT, 3));
+    assert_eq!(
+        (first.changes[0].what.as_str(), first.changes[0].next_ms),
+        ("breaker_opened", 0)
+    );
+    shared.events.push(event(What::Ejected, Some("default/user/u1")));
+    let second = changes(&mut session).await;
+    let [one] = second.changes.as_slice() else {
+        panic!("one change: {second:?}")
+    };
+    assert_eq!(
+        (one.service.as_str(), one.endpoint.as_str()),
+        ("default/user", "default/user/u1")
+    );
+    assert_eq!(
+        (one.what.as_str(), one.cause.as_str()),
+        ("endpoint_ejected", "5 failures")
+    );
+    assert_eq!((one.next_ms, second.dropped), (30_000, 0));
+    assert!(one.age_ms < 60_000, "{one:?}");
+}

@@ -1,11 +1,12 @@
 //! `/stats`: the counters as JSON, for `outrigger stats`.
 
 use std::collections::BTreeMap;
+use std::time::Instant;
 
 use serde::Serialize;
 
 use crate::admin::process;
-use crate::observe::{CellSnapshot, Gauge, HistogramSnapshot, Key};
+use crate::observe::{CellSnapshot, Gauge, GuardSnapshot, HistogramSnapshot, Key};
 use crate::reason::Reason;
 use crate::shared::Shared;
 
@@ -17,6 +18,22 @@ pub(in crate::admin) struct Stats {
     /// Values of the whole process, by metric name.
     gauges: BTreeMap<&'static str, u64>,
     services: Vec<Row>,
+    /// What was learnt of each service called.
+    guards: Vec<Guard>,
+    /// Changes of breakers and endpoints that the control plane was never told.
+    changes_dropped: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct Guard {
+    service: String,
+    /// `closed`, `probing`, `open`.
+    breaker: &'static str,
+    /// `namespace/service/instance` of those that get no requests.
+    ejected: Vec<String>,
+    /// Requests that wait for a place.
+    pending: u32,
+    budget_left: u64,
 }
 
 #[derive(Debug, Serialize)]
@@ -47,6 +64,8 @@ struct Row {
     bytes_out: u64,
     reasons: BTreeMap<&'static str, u64>,
     latency_ms: Latency,
+    /// From, to (milliseconds) and how many, for those who compare two pages; without what is empty.
+    latency_buckets: Vec<(f64, f64, u64)>,
 }
 
 #[derive(Debug, Serialize)]
@@ -75,6 +94,8 @@ pub(in crate::admin) fn stats(shared: &Shared) -> Stats {
             .map(|(gauge, name, _, _)| (*name, shared.stats.get(*gauge)))
             .collect(),
         services: shared.stats.snapshot().into_iter().map(row).collect(),
+        guards: shared.stats.guarded(Instant::now()).into_iter().map(guard).collect(),
+        changes_dropped: shared.events.dropped(),
     }
 }
 
@@ -102,7 +123,32 @@ fn row((key, cell): (Key, CellSnapshot)) -> Row {
             .map(|(r, n)| (r.as_str(), n))
             .collect(),
         latency_ms: latency(&cell.latency),
+        latency_buckets: buckets(&cell.latency).collect(),
     }
+}
+
+fn guard(guard: GuardSnapshot) -> Guard {
+    Guard {
+        service: guard.service,
+        breaker: match guard.breaker {
+            0 => "closed",
+            1 => "probing",
+            _ => "open",
+        },
+        ejected: guard.ejected,
+        pending: guard.pending,
+        budget_left: guard.budget_left,
+    }
+}
+
+/// Bounds in milliseconds and count of each bucket that is not empty. The last has no upper bound: it is one of width 0.
+fn buckets(histogram: &HistogramSnapshot) -> impl Iterator<Item = (f64, f64, u64)> {
+    let ms = |i: usize| HistogramSnapshot::upper_bound(i).map(|bound| bound.as_secs_f64() * 1e3);
+    let all = histogram.buckets.iter().enumerate();
+    all.filter(|(_, n)| **n > 0).map(move |(i, n)| {
+        let lower = i.checked_sub(1).and_then(ms).unwrap_or_default();
+        (lower, ms(i).unwrap_or(lower), *n)
+    })
 }
 
 fn latency(histogram: &HistogramSnapshot) -> Latency {
@@ -131,14 +177,11 @@ fn latency(histogram: &HistogramSnapshot) -> Latency {
 fn quantile(histogram: &HistogramSnapshot, q: f64) -> f64 {
     let target = histogram.count() as f64 * q;
     let mut below = 0u64;
-    let mut lower = 0.0;
-    for (i, n) in histogram.buckets.iter().enumerate() {
-        let upper = HistogramSnapshot::upper_bound(i).map_or(lower, |bound| bound.as_secs_f64() * 1e3);
-        if *n > 0 && (below + n) as f64 >= target {
-            return lower + (upper - lower) * ((target - below as f64) / *n as f64).clamp(0.0, 1.0);
+    for (lower, upper, n) in buckets(histogram) {
+        if (below + n) as f64 >= target {
+            return lower + (upper - lower) * ((target - below as f64) / n as f64).clamp(0.0, 1.0);
         }
         below += n;
-        lower = upper;
     }
     0.0
 }
@@ -166,6 +209,8 @@ mod tests {
         assert!((0.5..1.1).contains(&latency.p95), "{latency:?}");
         assert!((32.0..66.0).contains(&latency.p99), "{latency:?}");
         assert!((1.6..1.8).contains(&latency.mean), "{latency:?}");
+        let buckets: Vec<_> = buckets(&snapshot.latency).collect();
+        assert_eq!(buckets, [(0.512, 1.024, 98), (32.768, 65.536, 2)]);
     }
 
     #[test]

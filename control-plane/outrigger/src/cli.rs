@@ -6,7 +6,7 @@ use clap::{Parser, Subcommand};
 
 use crate::commands::{
     apply, call, certs, completions, config, control_plane, describe, down, events, explain_access, fault, get, health,
-    logs, new, ps, restart, routes, run, sidecar, split, stats, token, up, version,
+    logs, new, ps, restart, routes, run, sidecar, split, stats, token, top, up, version,
 };
 use crate::exit;
 
@@ -38,6 +38,7 @@ enum Command {
     Call(call::CallArgs),
     Health(health::HealthArgs),
     Stats(stats::StatsArgs),
+    Top(top::TopArgs),
     Events(events::EventsArgs),
     Token(token::TokenArgs),
     Certs(certs::CertsArgs),
@@ -77,6 +78,7 @@ impl Cli {
             Command::Call(args) => call::call(args),
             Command::Health(args) => health::health(args),
             Command::Stats(args) => stats::stats(args),
+            Command::Top(args) => top::top(args),
             Command::Events(args) => events::events(args),
             Command::Token(args) => token::token(args),
             Command::Certs(args) => certs::certs(args),

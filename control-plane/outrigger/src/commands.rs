@@ -23,6 +23,7 @@ pub(crate) mod sidecar;
 pub(crate) mod split;
 pub(crate) mod stats;
 pub(crate) mod token;
+pub(crate) mod top;
 pub(crate) mod up;
 pub(crate) mod version;
 

@@ -671,3 +671,52 @@ fn a_breaker_is_told_of_in_events_and_stats() {
     assert_eq!(stats[0]["guards"][0]["service"], "default/back", "{stats:?}");
     assert_eq!(stats[0]["guards"][0]["breaker"], "closed", "{stats:?}");
 }
+
+/// Runs its arguments on a terminal of their own, presses `q` when the terminal shows `back`, and says how it was left.
+const TERMINAL: &str = r#"
+import os, pty, select, sys, termios, time
+child, terminal = pty.fork()
+if child == 0:
+    os.environ["TERM"] = "xterm"
+    os.execv(sys.argv[2], sys.argv[2:])
+import fcntl, struct
+fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 120, 0, 0))
+seen, pressed, deadline = b"", False, time.monotonic() + 25
+while time.monotonic() < deadline:
+    if select.select([terminal], [], [], 0.1)[0]:
+        try:
+            part = os.read(terminal, 65536)
+        except OSError:
+            break
+        if not part:
+            break
+        seen += part
+    if not pressed and b"default/back" in seen:
+        os.write(terminal, sys.argv[1].encode())
+        pressed = True
+else:
+    os.kill(child, 9)
+_, status = os.waitpid(child, 0)
+entered, left = seen.find(b"\x1b[?1049h"), seen.rfind(b"\x1b[?1049l")
+print("pressed", pressed, "code", os.waitstatus_to_exitcode(status), "left", 0 <= entered < left)
+"#;
+
+#[test]
+fn top_draws_on_a_terminal_and_leaves_it_as_it_was() {
+    let world = World::new();
+    world.up_detached();
+    get(world.port, "/call").unwrap();
+    world.write("terminal.py", TERMINAL);
+    for key in ["q", "\u{3}"] {
+        let output = Command::new("python3")
+            .args(["terminal.py", key, env!("CARGO_BIN_EXE_outrigger"), "top"])
+            .current_dir(world.folder.path())
+            .output()
+            .unwrap();
+        let (said, error) = (text(&output.stdout), text(&output.stderr));
+        assert_eq!(said.trim(), "pressed True code 0 left True", "{key:?}: {error}");
+    }
+    let nowhere = world.run(&["top"]);
+    assert_eq!(nowhere.status.code(), Some(2));
+    assert!(text(&nowhere.stderr).contains("stats --watch"), "{nowhere:?}");
+}

@@ -49,14 +49,16 @@ pub(crate) fn events(args: &EventsArgs) -> anyhow::Result<ExitCode> {
         } else {
             output::print(&args.output.text(&lately, |lately| page(lately))?)?;
         }
-        while args.follow {
-            tokio::time::sleep(PERIOD).await;
-            let new = next(&plane, &mut after).await?;
-            let new: Vec<Value> = new
-                .into_iter()
-                .filter(|event| names(event, service.as_deref()))
-                .collect();
-            lines(&new, args.output.output)?;
+        if args.follow {
+            loop {
+                tokio::time::sleep(PERIOD).await;
+                let new = next(&plane, &mut after).await?;
+                let new: Vec<Value> = new
+                    .into_iter()
+                    .filter(|event| names(event, service.as_deref()))
+                    .collect();
+                lines(&new, args.output.output)?;
+            }
         }
         Ok::<_, anyhow::Error>(())
     })?;

@@ -87,7 +87,7 @@ struct Guard {
 }
 
 impl Look {
-    /// Reads what [`super::ask`] gave.
+    /// Reads `/stats` of each sidecar, or that it did not answer.
     pub(super) fn read(answers: &[Value]) -> Self {
         let mut look = Self::default();
         for answer in answers {

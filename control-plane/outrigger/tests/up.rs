@@ -294,7 +294,7 @@ fn a_killed_app_and_a_killed_sidecar_come_back() {
     assert_eq!(again["restarts"], 1, "the app was started again for its own sake only");
     let table = world.ok(&["ps"]);
     let counts = |instance: &str| {
-        let row = table.lines().find(|line| line.starts_with(instance));
+        let row = table.lines().find(|line| line.trim_start().starts_with(instance));
         row.and_then(|row| {
             row.split_whitespace()
                 .find(|cell| cell.contains('/') && !cell.contains(':'))

@@ -50,6 +50,8 @@ pub struct Guard {
     pub counts: Counts,
     breaker: Breaker,
     places: Places,
+    /// Opaque connections, and HTTP/1 connections, which carry one request at a time.
+    connections: Places,
     pending: Places,
     /// Told whenever a place is given back.
     freed: Notify,
@@ -110,6 +112,8 @@ pub enum Barred {
     Open(Duration),
     /// All places are taken.
     Full,
+    /// As many connections are open as may be.
+    Connections,
 }
 
 /// A request that waits for a place, counted until dropped.
@@ -153,6 +157,7 @@ impl Guard {
             counts: Counts::default(),
             breaker: Breaker::new(now),
             places: Places::default(),
+            connections: Places::default(),
             pending: Places::default(),
             freed: Notify::new(),
             panel: ArcSwap::default(),
@@ -349,11 +354,11 @@ impl Home {
         self.guard.standing(now, &self.service, member)
     }
 
-    /// Opens the account of one try at `member` of `at`, whose `failures` are the route's: takes its places. What was
-    /// taken comes back when there are none.
+    /// Opens the account of one try at `member` of `at`, whose `failures` are the route's: takes its places, one among the
+    /// connections too when the try has a connection `alone`. What was taken comes back when there are none.
     ///
     /// # Errors
-    /// [`Barred::Full`].
+    /// [`Barred::Full`] and [`Barred::Connections`].
     pub fn open(
         self: &Arc<Self>,
         now: Instant,
@@ -361,6 +366,7 @@ impl Home {
         member: &Arc<Member>,
         failures: &Outcomes,
         pass: Pass,
+        alone: bool,
     ) -> Result<Account, Barred> {
         let requests = self.service.concurrency.requests;
         if requests.is_some_and(|limit| !self.guard.places.take(limit)) {
@@ -370,12 +376,14 @@ impl Home {
         // From here on dropping the account gives everything back.
         let mut account = Account::new(now, self, at, member, failures, pass, requests.is_some());
         match at.service.concurrency.endpoint_requests {
-            Some(limit) if !member.places.take(limit) => Err(Barred::Full),
-            limit => {
-                account.at_member(limit.is_some());
-                Ok(account)
-            }
+            Some(limit) if !member.places.take(limit) => return Err(Barred::Full),
+            limit => account.at_member(limit.is_some()),
         }
+        match self.service.concurrency.connections.filter(|_| alone) {
+            Some(limit) if !self.guard.connections.take(limit) => return Err(Barred::Connections),
+            limit => account.connected(limit.is_some()),
+        }
+        Ok(account)
     }
 }
 
@@ -406,6 +414,7 @@ impl Guarding for Guard {
             hedges: read(&self.counts.hedges),
             hedges_won: read(&self.counts.hedges_won),
             in_flight: self.places.used(),
+            connections: self.connections.used(),
             pending: self.pending.used(),
         }
     }

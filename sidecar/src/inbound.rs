@@ -105,6 +105,7 @@ impl Inbound {
                 weight: 1,
                 connect_timeout: CONNECT,
                 max_age: APP_AGE,
+                keep: true,
             };
             Arc::new(Upstream::new(route, shared.clone()))
         };

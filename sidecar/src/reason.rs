@@ -81,6 +81,8 @@ reasons! {
     QueueTimeout => "queue_timeout", 503, 14, "the service has as many requests as it may get, and no place came free in time";
     /// Too many requests wait for a place.
     PendingFull => "pending_full", 503, 8, "the service has as many requests as it may get, and too many wait for a place";
+    /// As many connections to the service are open as may be.
+    ConnectionsFull => "connections_full", 503, 8, "the service has as many connections as it may get from here, and none came free in time";
     /// One try took too long.
     PerTryTimeout => "per_try_timeout", 504, 4, "no answer within the time of one try";
     /// Nothing moved for too long.

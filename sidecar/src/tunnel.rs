@@ -23,5 +23,5 @@ pub use acceptor::{Door, serve};
 pub use dialler::Connection;
 pub use link::Wire;
 pub use pool::{Ending, Idle, Pool};
-pub use pump::{Broken, Kept, Moved};
+pub use pump::{Broken, Kept, Moved, Step};
 pub use socket::{App, Plain, Socket};

@@ -29,6 +29,7 @@ mod memory;
 mod observe;
 mod opaque;
 mod oracle;
+mod opaque_policy;
 mod panics;
 mod paths;
 mod processes;
@@ -59,6 +60,7 @@ fn main() {
         opaque::tests(),
         processes::tests(),
         protect::tests(),
+        opaque_policy::tests(),
         proxy::tests(),
         routes::tests(),
         failure::tests(),

@@ -123,6 +123,7 @@ fn callers(list: &mut List<'_>, service: &ServiceDoc) {
     list.put("concurrency.requests", bound(bounds.requests));
     list.put("concurrency.endpoint_requests", bound(bounds.endpoint_requests));
     list.put("concurrency.pending", bounds.pending.to_string());
+    list.put("concurrency.connections", bound(bounds.connections));
     list.put("balance", balance(&traffic.balance));
     list.put("slow_start", optional(traffic.slow_start));
     match traffic.zone {

@@ -386,7 +386,7 @@ failures: [500, 502, 503, 504, UNKNOWN, DEADLINE_EXCEEDED, INTERNAL, UNAVAILABLE
 priority: normal
 breaker: off
 outlier: { failures: 5, rate: 0%, slow: none, slow_rate: 0%, min_requests: 20, window: 10s, ejection: 30s, max_ejection: 5m, max_ejected: 50%, panic: 50% }
-concurrency: { requests: none, endpoint_requests: none, pending: 1024 }
+concurrency: { requests: none, endpoint_requests: none, pending: 1024, connections: none }
 slow_start: none
 zone: off
 admission: off

@@ -500,7 +500,7 @@ fn concurrency(raw: Option<&raw::Concurrency>, base: &Concurrency) -> Concurrenc
         requests: bound(raw.requests, base.requests),
         endpoint_requests: bound(raw.endpoint_requests, base.endpoint_requests),
         pending: raw.pending.unwrap_or(base.pending),
-        connections: base.connections,
+        connections: bound(raw.connections, base.connections),
     }
 }
 

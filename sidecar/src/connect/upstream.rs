@@ -55,6 +55,9 @@ pub struct Route {
     pub connect_timeout: Duration,
     /// Connections that are older take no more requests.
     pub max_age: Duration,
+    /// Whether HTTP/1 connections are kept for the next request. Not where connections are bounded: one that idles here
+    /// would have the place of one that is needed elsewhere.
+    pub keep: bool,
 }
 
 /// One endpoint as one worker sees it.
@@ -306,7 +309,7 @@ impl Upstream {
         }
         connection.idle_since = now;
         let mut idle = self.idle.lock();
-        if idle.len() < http1::KEEP {
+        if self.route.keep && idle.len() < http1::KEEP {
             idle.push(connection);
         }
     }

@@ -121,6 +121,7 @@ impl External {
                     weight: 1,
                     connect_timeout: CONNECT,
                     max_age: age,
+                    keep: true,
                 };
                 Arc::new(Upstream::new(route, self.shared.clone()))
             })

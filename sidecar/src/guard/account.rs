@@ -27,6 +27,7 @@ pub struct Account {
     pass: Option<Pass>,
     counted: bool,
     counted_at_member: bool,
+    counted_connection: bool,
 }
 
 impl Account {
@@ -49,6 +50,7 @@ impl Account {
             pass: Some(pass),
             counted,
             counted_at_member: false,
+            counted_connection: false,
         }
     }
 
@@ -56,9 +58,21 @@ impl Account {
         self.counted_at_member = counted;
     }
 
+    pub(super) fn connected(&mut self, counted: bool) {
+        self.counted_connection = counted;
+    }
+
     /// The head of the answer arrived.
     pub fn answered(&mut self, now: Instant) {
         self.took = Some(now.saturating_duration_since(self.began));
+    }
+
+    /// A stream of opaque bytes was accepted: this is all that is judged of it. What follows is the app's business.
+    pub fn accepted(&mut self, now: Instant) {
+        let Some(pass) = self.pass.take() else { return };
+        let sample = self.sample(now, false);
+        self.at.guard.record(now, &self.at.service, &self.member, sample);
+        self.home.guard.record_pass(now, &self.home.service, pass, sample);
     }
 
     /// The try ended so.
@@ -104,7 +118,10 @@ impl Drop for Account {
         if self.counted_at_member {
             self.member.places.give_back();
         }
-        if self.counted || self.counted_at_member {
+        if self.counted_connection {
+            self.home.guard.connections.give_back();
+        }
+        if self.counted || self.counted_at_member || self.counted_connection {
             self.home.guard.freed.notify_one();
         }
     }

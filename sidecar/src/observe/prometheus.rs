@@ -203,7 +203,7 @@ impl Page {
 
     fn guards(&mut self, guards: &[GuardSnapshot]) {
         type Value = fn(&GuardSnapshot) -> u64;
-        let columns: [(&str, &str, &str, Value); 7] = [
+        let columns: [(&str, &str, &str, Value); 8] = [
             (
                 "outrigger_breaker_state",
                 "gauge",
@@ -242,6 +242,12 @@ impl Page {
                 "gauge",
                 "Requests that wait for a place.",
                 |g| g.pending.into(),
+            ),
+            (
+                "outrigger_bounded_connections",
+                "gauge",
+                "Opaque and HTTP/1 connections open, where concurrency.connections bounds them.",
+                |g| g.connections.into(),
             ),
         ];
         let named: Vec<_> = guards

@@ -251,6 +251,8 @@ pub struct GuardSnapshot {
     pub hedges_won: u64,
     /// Requests in flight, while they are bounded.
     pub in_flight: u32,
+    /// Connections with one user each, while they are bounded.
+    pub connections: u32,
     /// Requests that wait for a place.
     pub pending: u32,
 }

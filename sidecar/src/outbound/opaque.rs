@@ -1,9 +1,10 @@
 //! Opaque connections from the app: each is one stream of a tunnel to another sidecar, or a plain
 //! connection to an endpoint that is not protected.
 
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use outrigger_proto::tunnel::{Open, Refusal};
 use tokio::io::AsyncWriteExt as _;
@@ -11,14 +12,16 @@ use tokio::net::TcpStream;
 
 use super::Outbound;
 use super::cluster::{Side, Tried};
+use super::tries::enter::Entry;
 use crate::balance::Resort;
 use crate::connect::{self, Lease, Security, Unconnected, Upstream};
-use crate::exchange::Exchange;
+use crate::exchange::{Exchange, Line};
 use crate::forward::copy;
-use crate::policy::retry::{Failure, Verdict, verdict};
+use crate::observe::Direction;
+use crate::policy::retry::{Failure, Outcome, Verdict, verdict};
 use crate::reason::Reason;
 use crate::respond::ConnectionError;
-use crate::tunnel::{App, Broken, Kept, Socket};
+use crate::tunnel::{App, Broken, Kept, Socket, Step};
 
 /// Kept connections that may turn out to be closed before one is dialled: as many as are kept, and one more.
 const STALE: usize = 3;
@@ -51,7 +54,8 @@ impl Outbound {
         if let Some(socket) = client.socket() {
             copy::reset(socket.get_ref());
         }
-        let mut exchange = Exchange::start(self.cluster.cell.clone(), false, None);
+        let source = client.socket().and_then(|socket| socket.get_ref().peer_addr().ok());
+        let mut exchange = Exchange::start(self.cluster.cell.clone(), false, self.opaque_line(source));
         let mut resolved = match self.cluster.resolve().await {
             Ok(resolved) => resolved,
             Err(reason) => return Err(refused(exchange, reason)),
@@ -67,25 +71,40 @@ impl Outbound {
         }
         let aim = resolved.aim_opaque(&self.cluster.cell);
         let (mut tried, mut kept) = (Tried::new(), Kept::default());
+        // Of the policy the whole connection is under: a newer one holds for the next.
+        let service = resolved.service.clone();
+        let entry = Entry {
+            aim: &aim,
+            policy: &service.policy,
+            opaque: true,
+        };
         loop {
-            let picked = resolved.pick(Instant::now(), &aim, &tried, Resort::Ejected);
-            let Some((index, target)) = picked else {
+            // Boxed: over before the stream begins, which is to be no larger than its waiting.
+            let entered = Box::pin(self.enter(&mut resolved, entry, Instant::now(), &mut tried, Resort::Ejected));
+            let (index, account) = match entered.await {
+                Ok(entered) => entered,
+                Err(problem) => return Err(refused(exchange, problem.reason)),
+            };
+            let Some(target) = resolved.endpoints.get(index) else {
                 return Err(refused(exchange, Reason::NoEndpoints));
             };
             let upstream = &target.upstream;
             tried.push(index);
+            exchange.accounted(account);
             exchange.tried();
             let lease = Lease::counted(upstream.clone());
             let ended = match upstream.route.security {
                 Security::Plain => match upstream.connect().await {
                     Ok(stream) => {
                         exchange.answered(http::StatusCode::OK, &http::HeaderMap::new(), lease);
-                        return self.plain(client, stream, &kept, exchange).await;
+                        let silent = target.endpoint.meshed.then_some(upstream.route.connect_timeout);
+                        return self.plain(client, stream, &kept, silent, exchange).await;
                     }
                     Err(error) => untouched(&error),
                 },
                 Security::Mutual(_) | Security::Impossible(_) => {
-                    Box::pin(self.tunnelled(&mut client, upstream, &target.side, &mut kept)).await
+                    Box::pin(self.tunnelled(&mut client, source, upstream, &target.side, &mut kept, &mut exchange))
+                        .await
                 }
             };
             match ended {
@@ -95,10 +114,19 @@ impl Outbound {
                     exchange.ended(None);
                     return Ok(());
                 }
-                Try::Refused(reason) => return Err(refused(exchange, reason)),
+                Try::Refused(reason) => {
+                    // A rule or the configuration: nothing that tells whether the endpoint is well.
+                    exchange.unaccounted();
+                    return Err(refused(exchange, reason));
+                }
                 Try::Over(broken) => {
                     // First of all: this resets it.
                     drop(client);
+                    let ours = matches!(broken, Broken::App(_) | Broken::Barred);
+                    if let Some(account) = exchange.account().filter(|_| !ours) {
+                        // No more than what came before ACCEPT counts: it was told then.
+                        account.settle(Instant::now(), Outcome::Connect);
+                    }
                     exchange.answered(http::StatusCode::OK, &http::HeaderMap::new(), lease);
                     exchange.secured();
                     match broken {
@@ -112,11 +140,19 @@ impl Outbound {
                     return Err(std::io::Error::from(broken).into());
                 }
                 Try::Untouched(reason) => {
-                    upstream.penalize(Instant::now());
+                    let at = Instant::now();
+                    upstream.penalize(at);
                     if let Some(newer) = self.cluster.newer(&resolved, &mut tried) {
                         resolved = newer;
                     }
-                    if verdict(Failure::NeverSent, tried.len(), resolved.choices(&aim), true) == Verdict::GiveUp {
+                    let over =
+                        verdict(Failure::NeverSent, tried.len(), resolved.choices(&aim), true) == Verdict::GiveUp;
+                    if let Some(account) = exchange.account() {
+                        // Load is no failure.
+                        account.unsent(at, reason != Reason::Overloaded, over);
+                    }
+                    exchange.unaccounted();
+                    if over {
                         return Err(refused(exchange, reason));
                     }
                 }
@@ -125,8 +161,15 @@ impl Outbound {
     }
 
     /// One try through a tunnel to `upstream`.
-    async fn tunnelled(&self, client: &mut impl App, upstream: &Arc<Upstream>, side: &Side, kept: &mut Kept) -> Try {
-        let source = client.socket().and_then(|socket| socket.get_ref().peer_addr().ok());
+    async fn tunnelled(
+        &self,
+        client: &mut impl App,
+        source: Option<SocketAddr>,
+        upstream: &Arc<Upstream>,
+        side: &Side,
+        kept: &mut Kept,
+        exchange: &mut Exchange,
+    ) -> Try {
         for _ in 0..=STALE {
             let (mut connection, fresh) = match upstream.tunnel().await {
                 Ok(connection) => connection,
@@ -148,7 +191,10 @@ impl Outbound {
             });
             let mut ending = None;
             let (moved, result) = connection
-                .carry(client, open, kept, barred, || ending = Some(upstream.tunnel_ending()))
+                .carry(client, open, kept, barred, |step| match step {
+                    Step::Accepted => accepted(exchange),
+                    Step::Ending => ending = Some(upstream.tunnel_ending()),
+                })
                 .await;
             self.cluster.cell.moved(moved.sent, moved.received);
             let Err(broken) = result else {
@@ -183,21 +229,55 @@ impl Outbound {
         Try::Untouched(Reason::ConnectFailed)
     }
 
-    /// Copies until both sides have ended, unprotected.
+    /// Copies until both sides have ended, unprotected. A sidecar has no word here for an app that it cannot reach: it
+    /// accepts and then resets. So a reset within `silent` of which not one byte came before stands for that word.
     async fn plain<A: App>(
         &self,
         mut client: A,
         mut upstream: TcpStream,
         kept: &Kept,
+        silent: Option<Duration>,
         mut exchange: Box<Exchange>,
     ) -> Result<(), ConnectionError> {
         // Until it is over, closing it for whatever reason is a reset.
         copy::reset(&upstream);
         // What was read for an endpoint that then refused it.
-        let (moved, result) = match upstream.write_all(kept.bytes()).await {
-            Ok(()) => copy::both(&mut client, &mut upstream).await,
-            Err(error) => (copy::Moved::default(), Err(error)),
+        let mut judged = silent;
+        if judged.is_none() {
+            accepted(&mut exchange);
+        } else if let Some(account) = exchange.account() {
+            account.answered(Instant::now());
+        }
+        let (moved, result) = {
+            let copied = async {
+                match upstream.write_all(kept.bytes()).await {
+                    Ok(()) => copy::both(&mut client, &mut upstream).await,
+                    Err(error) => (copy::Moved::default(), Err(error)),
+                }
+            };
+            let mut copied = std::pin::pin!(copied);
+            let early = match judged {
+                Some(silent) => tokio::time::timeout(silent, copied.as_mut()).await.ok(),
+                None => None,
+            };
+            match early {
+                Some(done) => done,
+                None => {
+                    judged = None;
+                    accepted(&mut exchange);
+                    copied.await
+                }
+            }
         };
+        // A socket that was reset has no peer any more: otherwise it was the client that broke off.
+        match judged.is_some() && result.is_err() && moved.back == 0 && upstream.peer_addr().is_err() {
+            true => {
+                if let Some(account) = exchange.account() {
+                    account.settle(Instant::now(), Outcome::Connect);
+                }
+            }
+            false => accepted(&mut exchange),
+        }
         self.cluster.cell.moved(moved.forth, moved.back);
         match result {
             Ok(()) => {
@@ -210,6 +290,31 @@ impl Outbound {
             Err(_) => exchange.broken(),
         }
         Ok(result?)
+    }
+
+    fn opaque_line(&self, client: Option<SocketAddr>) -> Option<Box<Line>> {
+        let log = self.log.as_ref().filter(|_| self.shared.logs_requests());
+        log.map(|log| {
+            Box::new(Line {
+                log: log.clone(),
+                direction: Direction::Outbound,
+                service: self.cluster.name().into(),
+                client,
+                method: "TCP".to_owned(),
+                path: String::new(),
+                upstream: None,
+                caller: None,
+                rule: None,
+                route: None,
+            })
+        })
+    }
+}
+
+/// From here on what becomes of the stream is between the apps.
+fn accepted(exchange: &mut Exchange) {
+    if let Some(account) = exchange.account() {
+        account.accepted(Instant::now());
     }
 }
 

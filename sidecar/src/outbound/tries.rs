@@ -3,7 +3,7 @@
 //! What was never sent is tried again as long as there are endpoints. What may have been processed is tried again only when
 //! the policy says so, within the retry budget, and never once a part of an answer was passed on.
 
-mod enter;
+pub(super) mod enter;
 mod hedge;
 
 use std::pin::Pin;
@@ -15,6 +15,7 @@ use http::{HeaderValue, Request, Response};
 use hyper::body::Incoming;
 use outrigger_proto::model::Policy;
 
+use self::enter::Entry;
 use super::cluster::{Aim, Resolved, Tried};
 use super::route::Routed;
 use super::{Outbound, Problem};
@@ -110,7 +111,7 @@ impl Outbound {
                 true => call.began,
                 false => Instant::now(),
             };
-            let (index, account) = self.enter(&mut resolved, call, now, &mut tried, resort).await?;
+            let (index, account) = self.enter(&mut resolved, call.entry(), now, &mut tried, resort).await?;
             let Some(target) = resolved.endpoints.get(index) else {
                 return Err(self.nobody());
             };
@@ -340,6 +341,15 @@ impl Outbound {
 }
 
 impl Call<'_> {
+    /// What an entry of its tries is for.
+    fn entry(&self) -> Entry<'_> {
+        Entry {
+            aim: self.aim,
+            policy: self.policy,
+            opaque: false,
+        }
+    }
+
     /// Tells the other sidecar what is left of the time, and which try this is.
     fn tell(&self, request: &mut Request<Body>, now: Instant, attempt: u32, wire: Wire) {
         let headers = request.headers_mut();

@@ -63,7 +63,7 @@ pub async fn serve<W: Wire, D: Door>(wire: W, door: &D, drain: &Drain) -> Result
         let pump = Pump::new(&mut side, &mut app, &mut link, None, Limits::ACCEPTOR)?;
         let barred = pin!(door.barred(Some(&open)));
         let leaving = pin!(drain.reached(Phase::Closing));
-        let (moved, result) = pump.run(barred, leaving, || {}).await;
+        let (moved, result) = pump.run(barred, leaving, |_| {}).await;
         if let Err(broken) = result {
             // First of all: this resets the app.
             drop(app);

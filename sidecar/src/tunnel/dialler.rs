@@ -7,7 +7,7 @@ use outrigger_proto::tunnel::{Dialler, Limits, Open, Side as _, Wait};
 use tokio::time::Instant;
 
 use super::link::{Got, Link, Wire};
-use super::pump::{Broken, Kept, Moved, Pump};
+use super::pump::{Broken, Kept, Moved, Pump, Step};
 use super::socket::{App, Socket};
 use crate::detect::Prefixed;
 use crate::identify::{Peer, TlsError, TlsStream};
@@ -45,7 +45,7 @@ impl<W: Wire> Connection<W> {
 
     /// Carries `app` as the stream that `open` asks for, until both apps have ended or something broke.
     /// What is `kept` of earlier tries is sent first; what is read before the other side accepts is kept.
-    /// `ending` is called once, when the first of the two apps has ended its direction.
+    /// `told` hears of each [`Step`] once.
     ///
     /// # Errors
     /// [`Broken::Refused`], [`Broken::Unwelcome`] and [`Broken::Unprocessed`] leave the app as it was, with what was read in
@@ -60,7 +60,7 @@ impl<W: Wire> Connection<W> {
         open: Open,
         kept: &mut Kept,
         barred: impl Future<Output = ()> + Unpin,
-        ending: impl FnOnce(),
+        told: impl FnMut(Step),
     ) -> (Moved, Result<(), Broken>) {
         let written = self.written();
         let first = !self.side.used();
@@ -71,7 +71,7 @@ impl<W: Wire> Connection<W> {
             socket.guard();
         }
         let (moved, result) = match self.begin(app, open, kept) {
-            Ok(pump) => pump.run(barred, std::future::pending::<()>(), ending).await,
+            Ok(pump) => pump.run(barred, std::future::pending::<()>(), told).await,
             Err(error) => (Moved::default(), Err(error)),
         };
         let result = match result {

@@ -81,6 +81,15 @@ impl Kept {
     }
 }
 
+/// What happens once in a stream's life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// At the dialler: the other sidecar accepted. From here on what goes wrong is between the apps.
+    Accepted,
+    /// The first of the two apps has ended its direction.
+    Ending,
+}
+
 /// One stream.
 pub(super) struct Pump<'a, S, A, W> {
     side: &'a mut S,
@@ -90,6 +99,8 @@ pub(super) struct Pump<'a, S, A, W> {
     kept: Option<&'a mut Kept>,
     /// Bytes of DATA that stand first in the link.
     payload: usize,
+    /// The other side accepted, and nobody was told yet.
+    accepted: bool,
     /// The app has ended its direction.
     app_ended: bool,
     end: End,
@@ -147,6 +158,7 @@ impl<'a, S: Side, A: App, W: Wire> Pump<'a, S, A, W> {
             link,
             kept,
             payload: 0,
+            accepted: false,
             app_ended,
             end: End::NotYet,
             sent,
@@ -158,8 +170,7 @@ impl<'a, S: Side, A: App, W: Wire> Pump<'a, S, A, W> {
     }
 
     /// Runs the stream until it is over at this side: both apps have ended, and each has everything.
-    /// `barred` ends it; `leaving` says that no stream may follow; `ending` is told when the first app has
-    /// ended. Afterwards nothing of the stream is buffered here but control frames of the connection.
+    /// `barred` ends it; `leaving` says that no stream may follow; `told` hears of each [`Step`] once. Afterwards nothing of the stream is buffered here but control frames of the connection.
     ///
     /// # Cancel safety
     /// Not safe: app and connection are to be reset, which their sockets do when they are dropped.
@@ -167,13 +178,13 @@ impl<'a, S: Side, A: App, W: Wire> Pump<'a, S, A, W> {
         mut self,
         mut barred: impl Future<Output = ()> + Unpin,
         mut leaving: impl Future<Output = ()> + Unpin,
-        ending: impl FnOnce(),
+        mut told: impl FnMut(Step),
     ) -> (Moved, Result<(), Broken>) {
         let app_broken = self.app.socket().map(|socket| socket.watcher());
         let wire_broken = self.link.wire.socket().map(|socket| socket.watcher());
         let mut app_broken = pin!(async { Broken::App(watch(app_broken).await) });
         let mut wire_broken = pin!(async { Broken::Wire(watch(wire_broken).await) });
-        let (mut left, mut broken, mut ending) = (false, None, Some(ending));
+        let (mut left, mut broken, mut ending) = (false, None, false);
         let result = std::future::poll_fn(|cx| {
             if Pin::new(&mut barred).poll(cx).is_ready() {
                 return Poll::Ready(Err(Broken::Barred));
@@ -182,13 +193,17 @@ impl<'a, S: Side, A: App, W: Wire> Pump<'a, S, A, W> {
                 left = true;
                 self.side.leave(&mut self.link.out);
             }
-            if self.poll(cx)?.is_ready() {
+            let polled = self.poll(cx);
+            // Before anything that may have followed in the same breath.
+            if std::mem::take(&mut self.accepted) {
+                told(Step::Accepted);
+            }
+            if polled?.is_ready() {
                 return Poll::Ready(Ok(()));
             }
-            if (self.app_ended || self.end != End::NotYet)
-                && let Some(told) = ending.take()
-            {
-                told();
+            if !ending && (self.app_ended || self.end != End::NotYet) {
+                ending = true;
+                told(Step::Ending);
             }
             // An error is looked for after what could be read was read. What is blocked cannot be.
             if broken.is_none() {
@@ -361,6 +376,7 @@ impl<'a, S: Side, A: App, W: Wire> Pump<'a, S, A, W> {
                 Got::Data(length) => self.payload = length,
                 Got::Fin => self.end = End::Received,
                 Got::Accepted => {
+                    self.accepted = true;
                     if let Some(kept) = self.kept.take() {
                         *kept = Kept::default();
                     }

@@ -162,8 +162,10 @@ impl World {
                 let mut connection = world.connection().await;
                 let mut ending = None;
                 let (_, result) = connection
-                    .carry(&mut app, open(), &mut kept, std::future::pending(), || {
-                        ending = Some(world.pool.ending());
+                    .carry(&mut app, open(), &mut kept, std::future::pending(), |step| {
+                        if step == Step::Ending {
+                            ending = Some(world.pool.ending());
+                        }
                     })
                     .await;
                 match result {

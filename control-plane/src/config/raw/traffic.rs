@@ -288,6 +288,12 @@ pub(in crate::config) struct Concurrency {
     /// Requests that wait; above, refused at once.
     #[schemars(range(min = 1, max = 1_000_000), extend("x-default" = "1024"))]
     pub(in crate::config) pending: Option<u32>,
+    /// Connections with one user each: connections of the app to a `tcp` or `tls` port (each is one), and HTTP/1
+    /// connections to instances without a sidecar, which are then not kept idle. More wait for `queue_timeout` and are
+    /// refused as `connections_full`. HTTP/2 connections are shared and not counted: a worker has one to an instance, and
+    /// another for each further 128 streams; `requests` bounds what they carry. `none` for no bound.
+    #[schemars(extend("x-default" = "none"))]
+    pub(in crate::config) connections: Option<Bound>,
 }
 
 /// A number, or `none`.

@@ -34,7 +34,7 @@ retry: { attempts: 3, per_try: 500ms, on: [502, 503, UNAVAILABLE, timeout, reset
 failures: [5xx, INTERNAL, timeout, reset, connect]
 breaker: { failures: 5, rate: 50%, slow: 2s, slow_rate: 80%, min_requests: 10, window: 20s, cooldown: 5s, max_cooldown: 1m, probes: 2 }
 outlier: { rate: 40%, max_ejected: 30%, panic: 10% }
-concurrency: { requests: 100, endpoint_requests: 10, pending: 50 }
+concurrency: { requests: 100, endpoint_requests: 10, pending: 50, connections: 20 }
 balance: { ring: { header: X-User }, bound: 150% }
 slow_start: 30s
 zone: { healthy: 60% }
@@ -108,6 +108,7 @@ fn every_key_is_read_and_merged() {
     );
     assert_eq!((outlier.max_ejected_percent, outlier.panic_percent), (30, 10));
     assert_eq!((user.concurrency.requests, user.concurrency.pending), (Some(100), 50));
+    assert_eq!(user.concurrency.connections, Some(20));
     let Balance::Ring(hash) = &user.balance else {
         panic!("{:?}", user.balance)
     };

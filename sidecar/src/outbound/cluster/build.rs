@@ -169,6 +169,7 @@ impl Build<'_> {
                 weight: endpoint.weight,
                 connect_timeout: view.service.connect_timeout,
                 max_age,
+                keep: view.service.concurrency.connections.is_none(),
             };
             let old = self.old.get(&endpoint.name);
             let same = old.filter(|t| t.endpoint.epoch == endpoint.epoch && t.upstream.route == route);

@@ -3,50 +3,61 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::super::cluster::{Resolved, Tried};
+use outrigger_proto::model::Policy;
+
+use super::super::cluster::{Aim, Resolved, Tried};
 use super::super::{Outbound, Problem};
-use super::Call;
 use crate::balance::Resort;
+use crate::connect::Wire;
 use crate::guard::{Account, Barred};
 use crate::reason::Reason;
 
+/// What an entry is for.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::outbound) struct Entry<'a> {
+    pub(in crate::outbound) aim: &'a Aim,
+    pub(in crate::outbound) policy: &'a Policy,
+    /// A stream of opaque bytes, which has a connection of its own whatever the wire.
+    pub(in crate::outbound) opaque: bool,
+}
+
 /// Why there is no entry.
-pub(super) enum NoEntry {
-    /// All places are taken.
-    Full,
+pub(in crate::outbound) enum NoEntry {
+    /// All places are taken; this is what whoever waits in vain is told.
+    Full(Reason),
     /// Anything that waiting does not mend.
     Never(Problem),
 }
 
 impl Outbound {
     /// The endpoint of the next try and the try's account. Waits for a place when all are taken.
-    pub(super) async fn enter(
+    pub(in crate::outbound) async fn enter(
         &self,
         resolved: &mut Arc<Resolved>,
-        call: &Call<'_>,
+        entry: Entry<'_>,
         now: Instant,
         tried: &mut Tried,
         resort: Resort,
     ) -> Result<(usize, Account), Problem> {
         let bounds = &resolved.service.concurrency;
-        let bounded = bounds.requests.is_some() || bounds.endpoint_requests.is_some();
+        let bounded = bounds.requests.is_some() || bounds.endpoint_requests.is_some() || bounds.connections.is_some();
         // Whoever came before goes first.
         if !bounded || !resolved.home.guard.is_waited_for() {
-            match self.try_enter(resolved, call, now, tried, resort) {
-                Err(NoEntry::Full) => {}
+            match self.try_enter(resolved, entry, now, tried, resort) {
+                Err(NoEntry::Full(_)) => {}
                 Err(NoEntry::Never(problem)) => return Err(problem),
                 Ok(entered) => return Ok(entered),
             }
         }
         // Boxed: rare, and otherwise part of every request.
-        Box::pin(self.wait(resolved, call, tried, resort)).await
+        Box::pin(self.wait(resolved, entry, tried, resort)).await
     }
 
     /// Enters without waiting.
-    pub(super) fn try_enter(
+    pub(in crate::outbound) fn try_enter(
         &self,
         resolved: &Resolved,
-        call: &Call<'_>,
+        entry: Entry<'_>,
         now: Instant,
         tried: &Tried,
         resort: Resort,
@@ -56,22 +67,24 @@ impl Outbound {
             .guard
             .pass(now, &home.service)
             .map_err(|barred| self.barred(barred))?;
-        let Some((index, target)) = resolved.pick(now, call.aim, tried, resort) else {
+        let Some((index, target)) = resolved.pick(now, entry.aim, tried, resort) else {
             home.guard.abandon(pass);
             let bounded = home.service.concurrency.endpoint_requests.is_some();
-            return Err(match bounded && resolved.choices(call.aim) > 0 {
-                true => NoEntry::Full,
+            return Err(match bounded && resolved.choices(entry.aim) > 0 {
+                true => NoEntry::Full(Reason::QueueTimeout),
                 false => NoEntry::Never(self.nobody()),
             });
         };
-        let account = home.open(now, &target.side.home, &target.member, &call.policy.failures, pass);
+        let alone = entry.opaque || target.upstream.route.wire == Wire::Http1;
+        let failures = &entry.policy.failures;
+        let account = home.open(now, &target.side.home, &target.member, failures, pass, alone);
         Ok((index, account.map_err(|barred| self.barred(barred))?))
     }
 
     async fn wait(
         &self,
         resolved: &mut Arc<Resolved>,
-        call: &Call<'_>,
+        entry: Entry<'_>,
         tried: &mut Tried,
         resort: Resort,
     ) -> Result<(usize, Account), Problem> {
@@ -83,7 +96,7 @@ impl Outbound {
         let Some(waiting) = home.guard.wait(home.service.concurrency.pending) else {
             return Err(full(Reason::PendingFull));
         };
-        let until = Instant::now() + call.policy.queue;
+        let until = Instant::now() + entry.policy.queue;
         loop {
             let mut freed = std::pin::pin!(waiting.freed());
             // Before the look: a place that comes free after it is told of.
@@ -91,20 +104,21 @@ impl Outbound {
             if let Some(newer) = self.cluster.newer(resolved, tried) {
                 *resolved = newer;
             }
-            match self.try_enter(resolved, call, Instant::now(), tried, resort) {
-                Err(NoEntry::Full) => {}
+            let lacks = match self.try_enter(resolved, entry, Instant::now(), tried, resort) {
+                Err(NoEntry::Full(lacks)) => lacks,
                 Err(NoEntry::Never(problem)) => return Err(problem),
                 Ok(entered) => return Ok(entered),
-            }
+            };
             if tokio::time::timeout_at(until.into(), freed).await.is_err() {
-                return Err(full(Reason::QueueTimeout));
+                return Err(full(lacks));
             }
         }
     }
 
     fn barred(&self, barred: Barred) -> NoEntry {
         match barred {
-            Barred::Full => NoEntry::Full,
+            Barred::Full => NoEntry::Full(Reason::QueueTimeout),
+            Barred::Connections => NoEntry::Full(Reason::ConnectionsFull),
             Barred::Open(left) => {
                 let detail = format!("{}: {}", self.cluster.name(), Reason::BreakerOpen.help());
                 NoEntry::Never(Problem::new(Reason::BreakerOpen, detail).not_before(left))

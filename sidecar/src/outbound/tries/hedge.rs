@@ -46,7 +46,7 @@ impl Outbound {
         let guard = &resolved.home.guard;
         let entry = match (head, body) {
             (Some(head), Some(body)) => self
-                .try_enter(resolved, call, now, tried, Resort::Tried)
+                .try_enter(resolved, call.entry(), now, tried, Resort::Tried)
                 .ok()
                 // The same one again would be as slow.
                 .filter(|(index, _)| !tried.contains(index))

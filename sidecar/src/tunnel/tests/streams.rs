@@ -117,7 +117,7 @@ async fn a_refused_stream_resets_its_client() {
         ..open()
     };
     let (_, result) = connection
-        .carry(&mut app, wrong, &mut kept, std::future::pending(), || {})
+        .carry(&mut app, wrong, &mut kept, std::future::pending(), |_| {})
         .await;
     assert!(
         matches!(result, Err(Broken::Refused(Refusal::UnknownPort))),

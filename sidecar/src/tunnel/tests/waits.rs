@@ -69,7 +69,7 @@ async fn a_half_closed_stream_ends_after_an_hour_of_silence_and_no_sooner() {
     client.shutdown().await.expect("ends its side");
     let carrying = tokio::spawn(async move {
         let (_, result) = connection
-            .carry(&mut app, open(), &mut Kept::default(), std::future::pending(), || {})
+            .carry(&mut app, open(), &mut Kept::default(), std::future::pending(), |_| {})
             .await;
         result
     });
@@ -95,7 +95,7 @@ async fn an_open_without_an_answer_is_not_tried_again() {
             open(),
             &mut Kept::default(),
             std::future::pending(),
-            || {},
+            |_| {},
         )
         .await;
     assert!(matches!(result, Err(Broken::Late(_))), "{result:?}");

@@ -428,7 +428,7 @@ impl Inbound {
         let granted = plan.receive(&mut response, app.route.wire);
         exchange.answered(response.status(), response.headers(), lease);
         let upstream = granted.then(|| hyper::upgrade::on(&mut response));
-        let mut response = response.map(|b| Body::bounded(b, deadline.whole));
+        let mut response = response.map(|b| Body::bounded(b, None, deadline.whole));
         if plan.meshed {
             translate::answer_to_mesh(&mut response, plan.upgrade.is_some());
         }

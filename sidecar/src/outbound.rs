@@ -234,6 +234,7 @@ impl Outbound {
         };
         let Answered {
             mut response,
+            first,
             lease,
             wire,
             last_word,
@@ -257,7 +258,7 @@ impl Outbound {
         } else {
             None
         };
-        let body = |body| Body::bounded(body, deadline.whole).unless_idle(policy.idle, source.as_ref());
+        let body = |body| Body::bounded(body, first, deadline.whole).unless_idle(policy.idle, source.as_ref());
         let response = response.map(body);
         let response = match routed {
             Some(routed) => routed.returned(response),

@@ -19,6 +19,7 @@ mod exposed;
 mod failure;
 mod floods;
 mod foreign;
+mod grpc_retry;
 mod harness;
 mod hostile;
 mod http1;
@@ -71,6 +72,7 @@ fn main() {
         drain::tests(),
         exposed::tests(),
         floods::tests(),
+        grpc_retry::tests(),
         foreign::tests(),
         observe::tests(),
         oracle::tests(),

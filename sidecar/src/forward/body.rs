@@ -70,6 +70,8 @@ enum Kind {
     Empty,
     Full(Bytes),
     Incoming(Incoming),
+    /// A frame that was looked at, and the rest. Boxed: only answers that could be tried again have one.
+    Peeked(Box<Frame<Bytes>>, Incoming),
     Replay(Replay),
     /// The rest was thrown away on purpose.
     Broken,
@@ -124,10 +126,16 @@ impl Body {
         }
     }
 
-    /// An answer's body that ends, broken, at the caller's own deadline.
+    /// An answer's body that ends, broken, at the caller's own deadline. `first` was taken from it already.
     #[must_use]
-    pub fn bounded(body: Incoming, deadline: Option<Instant>) -> Self {
-        let mut body = Self::incoming(body);
+    pub fn bounded(body: Incoming, first: Option<Box<Frame<Bytes>>>, deadline: Option<Instant>) -> Self {
+        let mut body = match first {
+            None => Self::incoming(body),
+            Some(first) => Self {
+                kind: Kind::Peeked(first, body),
+                ..Self::empty()
+            },
+        };
         if !body.is_empty() {
             body.cut = deadline.map(|at| Box::pin(tokio::time::sleep_until(at.into())));
         }
@@ -196,10 +204,24 @@ fn cancelled(exchange: &mut Exchange) -> BodyError {
 }
 
 impl Kind {
+    /// The frame that was looked at; from here on it is the rest.
+    fn first(&mut self) -> Option<Frame<Bytes>> {
+        match std::mem::replace(self, Self::Empty) {
+            Self::Peeked(first, rest) => {
+                *self = Self::Incoming(rest);
+                Some(*first)
+            }
+            other => {
+                *self = other;
+                None
+            }
+        }
+    }
+
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Empty => true,
-            Self::Full(_) | Self::Broken => false,
+            Self::Full(_) | Self::Broken | Self::Peeked(..) => false,
             Self::Incoming(body) => http_body::Body::is_end_stream(body),
             Self::Replay(body) => body.is_end_stream(),
         }
@@ -259,6 +281,7 @@ impl http_body::Body for Body {
                     Some(Err(h2::Error::from(h2::Reason::CANCEL).into()))
                 }
             },
+            Kind::Peeked(..) => this.kind.first().map(Ok),
             Kind::Replay(body) => ready!(body.poll_frame(cx)),
             Kind::Broken => None,
         };
@@ -309,7 +332,7 @@ impl http_body::Body for Body {
     fn size_hint(&self) -> SizeHint {
         match &self.kind {
             Kind::Empty => SizeHint::with_exact(0),
-            Kind::Broken => SizeHint::default(),
+            Kind::Broken | Kind::Peeked(..) => SizeHint::default(),
             Kind::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Kind::Incoming(body) => http_body::Body::size_hint(body),
             Kind::Replay(body) => body.size_hint(),

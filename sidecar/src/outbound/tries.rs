@@ -5,6 +5,7 @@
 
 pub(super) mod enter;
 mod hedge;
+mod peek;
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -16,6 +17,7 @@ use hyper::body::Incoming;
 use outrigger_proto::model::Policy;
 
 use self::enter::Entry;
+use self::peek::First;
 use super::cluster::{Aim, Resolved, Tried};
 use super::route::Routed;
 use super::{Outbound, Problem};
@@ -51,6 +53,8 @@ pub(super) struct Call<'a> {
 #[derive(Debug)]
 pub(super) struct Answered {
     pub(super) response: Response<Incoming>,
+    /// Taken from the body already.
+    pub(super) first: First,
     pub(super) lease: Lease,
     pub(super) wire: Wire,
     /// Why nobody up the chain is to try again.
@@ -147,8 +151,21 @@ impl Outbound {
                 upstream = target.upstream.clone();
             }
             let at = Instant::now();
+            let (ended, mut first) = match ended {
+                Ended::Answered(response, lease)
+                    if twice
+                        && exchange.is_grpc()
+                        && peek::open(&response)
+                        && call.source.is_none_or(|s| s.ended() && s.replayable()) =>
+                {
+                    // Boxed: only what may be tried again has it.
+                    Box::pin(peek::peek(response, lease, call.deadline.left(call.began, at))).await
+                }
+                ended => (ended, None),
+            };
+            let trailing = peek::outcome(&first);
             let well = matches!(&ended, Ended::Answered(response, _)
-                if !outcome(response, exchange).is_in(&policy.retry.on));
+                if !trailing.unwrap_or_else(|| outcome(response, exchange)).is_in(&policy.retry.on));
             resolved.home.guard.counts.tried(class, well);
 
             let (last, outcome, asked, last_word) = match ended {
@@ -161,7 +178,7 @@ impl Outbound {
                     if policy.hedge.is_some_and(|h| h.after.is_none()) {
                         resolved.home.guard.latency.record(at, took);
                     }
-                    let outcome = outcome(&response, exchange);
+                    let outcome = trailing.unwrap_or_else(|| outcome(&response, exchange));
                     if let Some(account) = exchange.account() {
                         account.answered(at);
                         // A failure is told at once; what began well is told at its end.
@@ -170,16 +187,19 @@ impl Outbound {
                         }
                     }
                     let headers = response.headers();
+                    let trailers = first.as_ref().and_then(|f| f.trailers_ref());
                     let repeatable = twice && outcome.is_in(&policy.retry.on);
                     let (asked, last_word) = match repeatable {
                         true => (
-                            backoff::asked(headers, SystemTime::now()),
+                            // gRPC's wish stands where its status does.
+                            backoff::asked(trailers.unwrap_or(headers), SystemTime::now()),
                             headers.contains_key(fields::FINAL),
                         ),
                         false => (Asked::Nothing, false),
                     };
                     let answered = Answered {
                         response,
+                        first: first.take(),
                         lease,
                         wire: upstream.route.wire,
                         last_word: None,

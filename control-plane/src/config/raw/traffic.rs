@@ -45,7 +45,7 @@ pub(in crate::config) struct Retry {
     /// Bound on one try, to the head of its answer. `none` for no bound.
     #[schemars(extend("format" = "duration", "x-default" = "none"))]
     pub(in crate::config) per_try: Option<String>,
-    /// After which ends: HTTP statuses (`503`, `5xx`), gRPC codes (`UNAVAILABLE`), `timeout` (of one try), `reset`.
+    /// After which ends: HTTP statuses (`503`, `5xx`), gRPC codes (`UNAVAILABLE`; also in trailers, when no message came before them), `timeout` (of one try), `reset`.
     #[schemars(extend("x-default" = "502, 503, 504, UNAVAILABLE, timeout, reset"))]
     pub(in crate::config) on: Option<Vec<String>>,
     /// The longest first wait; doubles with each try. The wait is anything up to it (full jitter). `Retry-After` and

@@ -37,7 +37,6 @@ pub(super) async fn peek(mut response: Response<Incoming>, lease: Lease, left: O
         Ok(Some(Err(error))) => {
             let broken = SendError {
                 failure: Failure::MaybeProcessed,
-                request: None,
                 unconnected: None,
                 source: error.into(),
             };

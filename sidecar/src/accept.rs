@@ -5,10 +5,12 @@
 
 mod client;
 mod gate;
+mod handed;
 pub mod head;
 mod listen;
 pub mod serve;
 mod worker;
 
+pub use handed::handed;
 pub use listen::{Listener, bind, run_acceptor};
 pub use worker::{Counted, Handler, Job, Worker, spawn};

@@ -168,14 +168,13 @@ async fn answer(shared: &Shared, request: Request<Incoming>) -> Answer {
         (&Method::GET, "/readyz") => readiness(shared),
         (&Method::GET, "/identity") => json(StatusCode::OK, &shared.identity.page()),
         (&Method::GET, "/config") => json(StatusCode::OK, &pages::config(shared)),
-        (&Method::POST, "/drain") => {
-            shared.drain_requested.notify_one();
-            text(StatusCode::ACCEPTED, "draining\n")
-        }
+        (&Method::POST, "/drain") => drain(shared, request.uri().query()),
+        (&Method::GET, "/drain") => text(StatusCode::OK, format!("{}\n", shared.drain.phase().as_str())),
         (&Method::POST, "/workload") => workload(shared, request).await,
         (&Method::POST, "/debug/panic") if shared.bootstrap.debug => panic(request.uri().query()),
         (_, "/metrics" | "/stats" | "/health" | "/livez" | "/readyz" | "/identity" | "/config") => not_allowed("GET"),
-        (_, "/drain" | "/workload") => not_allowed("POST"),
+        (_, "/drain") => not_allowed("GET, POST"),
+        (_, "/workload") => not_allowed("POST"),
         _ => text(StatusCode::NOT_FOUND, format!("{PAGES}\n")),
     }
 }
@@ -207,6 +206,17 @@ fn readiness(shared: &Shared) -> Answer {
         None => text(StatusCode::OK, "ok\n"),
         Some(reason) => text(StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")),
     }
+}
+
+/// Drains and ends the sidecar; with `phase=` only goes that far, for one who walks the rest by hand and ends it.
+fn drain(shared: &Shared, query: Option<&str>) -> Answer {
+    match query {
+        None => shared.drain_requested.notify_one(),
+        Some("phase=leaving") => shared.drain.advance(Phase::Leaving),
+        Some("phase=closing") => shared.drain.advance(Phase::Closing),
+        Some(_) => return text(StatusCode::BAD_REQUEST, "phase= leaving or closing\n"),
+    }
+    text(StatusCode::ACCEPTED, "draining\n")
 }
 
 /// What the supervisor says of the app.

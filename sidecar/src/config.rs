@@ -67,6 +67,9 @@ pub struct Bootstrap {
     /// Ports of the app that others call.
     #[serde(default)]
     pub inbound: Vec<Inbound>,
+    /// Whether listening sockets come over standard input, and when they are used. Default `no`.
+    #[serde(default)]
+    pub handed: Handed,
     /// Services that the app calls, one local listener each.
     #[serde(default)]
     pub outbound: Vec<Outbound>,
@@ -82,6 +85,20 @@ pub struct Bootstrap {
     /// Resources to start with; all there is in static mode.
     #[serde(default)]
     pub resources: Resources,
+}
+
+/// Listening sockets that come over standard input, a unix socket: one message whose rights they are. Each is used for
+/// the listener of its address. Sidecars that were handed the same one share its queue.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Handed {
+    /// None.
+    #[default]
+    No,
+    /// Used at once.
+    AtOnce,
+    /// Used as soon as the app is well for the first time: until then somebody else serves, or clients wait in the queue.
+    WhenWell,
 }
 
 /// One port of the app.

@@ -13,8 +13,12 @@ pub enum Phase {
     Serving,
     /// Out of the registry; requests of callers that do not know yet are served.
     Leaving,
-    /// Connections are told to go: GOAWAY, `Connection: close`.
+    /// Callers' connections are told to go: GOAWAY, `Connection: close`.
     Closing,
+    /// No caller is connected any more. What the app calls goes on, as it may be at work for a caller until here.
+    Quiet,
+    /// The app's own connections are told to go.
+    Parting,
     /// The deadline passed; what is open is cut.
     Ended,
 }
@@ -29,6 +33,21 @@ impl Default for Drain {
     fn default() -> Self {
         Self {
             phase: watch::Sender::new(Phase::Serving),
+        }
+    }
+}
+
+impl Phase {
+    /// The word people see.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Serving => "serving",
+            Self::Leaving => "leaving",
+            Self::Closing => "closing",
+            Self::Quiet => "quiet",
+            Self::Parting => "parting",
+            Self::Ended => "ended",
         }
     }
 }
@@ -67,12 +86,20 @@ impl Drain {
         drop(watch.wait_for(|now| *now >= phase).await);
     }
 
-    /// Walks through all phases: leave, keep serving for `delay`, close, wait for `idle` at most `deadline`, end.
+    /// Walks through all phases: leave, keep serving for `delay`, close, wait until somebody says that it is quiet and
+    /// then for `idle`, both within `deadline`, end. Who was told to leave before knows when callers knew: no delay.
     pub async fn run(&self, delay: Duration, deadline: Duration, idle: impl Future<Output = ()>) {
-        self.advance(Phase::Leaving);
-        tokio::time::sleep(delay).await;
+        if self.phase() == Phase::Serving {
+            self.advance(Phase::Leaving);
+            tokio::time::sleep(delay).await;
+        }
         self.advance(Phase::Closing);
-        drop(tokio::time::timeout(deadline, idle).await);
+        let empty = async {
+            self.reached(Phase::Quiet).await;
+            self.advance(Phase::Parting);
+            idle.await;
+        };
+        drop(tokio::time::timeout(deadline, empty).await);
         self.advance(Phase::Ended);
     }
 }

@@ -25,6 +25,7 @@ use crate::accept::head::Watch;
 use crate::accept::serve::{self, Bounds, Serve};
 use crate::detect::{self, Detected, Prefixed};
 use crate::directory::Known;
+use crate::drain::Phase;
 use crate::exchange::Exchange;
 use crate::forward::body::Body;
 use crate::forward::{copy, fields};
@@ -95,6 +96,7 @@ impl Egress {
             limits: self.shared.directory.proxy().limits.clone(),
             meshed: false,
             stats: self.shared.stats.clone(),
+            until: Phase::Parting,
         };
         let service = Requests {
             journey: self.clone(),

@@ -194,6 +194,7 @@ impl Inbound {
             limits: self.shared.directory.proxy().limits.clone(),
             meshed: caller.sidecar,
             stats: self.shared.stats.clone(),
+            until: Phase::Closing,
         };
         let drain = &self.shared.drain;
         let serve = async {

@@ -26,6 +26,7 @@ use self::tries::{Answered, Call};
 use crate::accept::head::Watch;
 use crate::accept::serve::{self, Bounds, Serve};
 use crate::detect::{self, Detected};
+use crate::drain::Phase;
 use crate::exchange::{Exchange, Line};
 use crate::forward::body::Body;
 use crate::forward::fields;
@@ -128,6 +129,7 @@ impl Outbound {
             limits: self.shared.directory.proxy().limits.clone(),
             meshed: false,
             stats: self.shared.stats.clone(),
+            until: Phase::Parting,
         };
         match http2 {
             true => serve::http2(stream, service, &bounds, &self.shared.drain, std::future::pending()).await?,

@@ -11,7 +11,7 @@ use outrigger_proto::model::{FieldError, Protocol};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::accept::{self, Handler, Listener, Worker};
-use crate::config::{Admin, Bootstrap};
+use crate::config::{Admin, Bootstrap, Handed};
 use crate::contain::{Place, Task};
 use crate::drain::Phase;
 use crate::egress::Egress;
@@ -83,6 +83,11 @@ async fn serve(shared: Arc<Shared>) -> Result<(), Error> {
         .map(|target| AccessLog::open(target, shared.stats.clone()))
         .transpose()?;
     let listeners = bind_all(bootstrap)?;
+    let doors: Vec<_> = listeners
+        .iter()
+        .filter(|one| one.until == Phase::Closing)
+        .cloned()
+        .collect();
     let admin = match &bootstrap.admin {
         Admin::Tcp(address) => admin::Listener::Tcp(tokio_listener(*address)?),
         Admin::Unix(path) => admin::Listener::unix(path)?,
@@ -112,6 +117,7 @@ async fn serve(shared: Arc<Shared>) -> Result<(), Error> {
     control.spawn(discover::run(shared.clone()));
     control.spawn(health::run(shared.clone()));
     control.spawn(register::run(shared.clone()));
+    control.spawn(quiet(shared.clone(), doors));
     let acceptor = acceptor(listeners, workers.clone(), shared.clone())?;
 
     tokio::select! {
@@ -164,12 +170,28 @@ fn tokio_listener(address: SocketAddr) -> io::Result<tokio::net::TcpListener> {
 }
 
 fn bind_all(bootstrap: &Bootstrap) -> io::Result<Vec<Listener>> {
+    let mut handed = match bootstrap.handed {
+        Handed::AtOnce | Handed::WhenWell => accept::handed(io::stdin())?,
+        Handed::No => Vec::new(),
+    };
     let all = Role::all(bootstrap).into_iter().enumerate();
-    all.map(|(role, (_, address))| {
+    all.map(|(index, (role, address))| {
+        let given = handed
+            .iter()
+            .position(|one| one.local_addr().is_ok_and(|at| at == address));
         Ok(Listener {
-            socket: accept::bind(address)?.into(),
-            role,
+            socket: match given {
+                Some(given) => handed.swap_remove(given).into(),
+                None => accept::bind(address)?.into(),
+            },
+            role: index,
             open: Arc::default(),
+            until: match role {
+                Role::Inbound { .. } => Phase::Closing,
+                Role::Outbound(_) | Role::Egress => Phase::Parting,
+            },
+            closed: Arc::default(),
+            when_well: given.is_some() && bootstrap.handed == Handed::WhenWell,
         })
     })
     .collect()
@@ -295,6 +317,19 @@ async fn panicked(control: &mut tokio::task::JoinSet<()>) {
         }
     }
     std::future::pending().await
+}
+
+/// Says that it is quiet as soon as it is, once callers are told to go.
+async fn quiet(shared: Arc<Shared>, doors: Vec<Listener>) {
+    shared.drain.reached(Phase::Closing).await;
+    let mut look = tokio::time::interval(Duration::from_millis(10));
+    while doors
+        .iter()
+        .any(|door| !door.closed.load(Ordering::Acquire) || door.open.load(Ordering::Relaxed) > 0)
+    {
+        look.tick().await;
+    }
+    shared.drain.advance(Phase::Quiet);
 }
 
 /// Waits until no connection is open.

@@ -37,6 +37,7 @@ mod processes;
 mod protect;
 mod proxy;
 mod reliability;
+mod rolling;
 mod routes;
 mod smuggling;
 mod structure;
@@ -82,6 +83,7 @@ fn main() {
         control_script::tests(),
         identity::tests(),
         reliability::tests(),
+        rolling::tests(),
         memory::tests(),
         judges::tests(),
     ];

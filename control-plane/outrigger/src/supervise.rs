@@ -4,7 +4,7 @@
 //! the *supervisor* ([`back`]) starts and keeps control plane, sidecars and apps. Whichever of the two is killed, the
 //! other ends everything, found by ancestry and by a mark in the environment ([`tree`]). Rooms in reading order:
 //! [`state`] (files and locks), [`plan`] (what to start, from mesh.yaml), [`build`], [`front`], [`back`],
-//! [`tokens`] (with which sidecars join), [`workload`] (an app with its sidecar), [`keep`] (one process), [`control`] (the socket for `ps` and `restart`).
+//! [`tokens`] (with which sidecars join), [`workload`] (an app with its sidecar), [`keep`] (one process), [`rolling`] (the restart), [`control`] (the socket for `ps` and `restart`).
 
 pub(crate) mod admin;
 pub(crate) mod back;
@@ -20,6 +20,7 @@ pub(crate) mod logs;
 pub(crate) mod plan;
 pub(crate) mod ports;
 pub(crate) mod reap;
+pub(crate) mod rolling;
 pub(crate) mod state;
 pub(crate) mod table;
 #[cfg(test)]

@@ -210,13 +210,21 @@ fn a_mesh_comes_up_serves_is_restarted_and_goes_down_without_a_trace() {
     );
 
     let before = world.row("back-1");
-    assert_eq!(world.ok(&["restart", "back"]), "restarted back-1\n");
-    let after = world.row("back-1");
+    let said = world.ok(&["restart", "back"]);
+    assert!(
+        said.starts_with("back-2: starts beside back-1\n") && said.ends_with("back-1: stopped\nrestarted: back-2\n"),
+        "{said}"
+    );
+    let after = world.row("back-2");
     assert_eq!(after["health"], "ok");
     assert_ne!(
         (&before["app_pid"], &before["sidecar_pid"]),
         (&after["app_pid"], &after["sidecar_pid"])
     );
+    assert_eq!(world.ps().len(), 2);
+    // Its fixed port passes to the next instance.
+    world.ok(&["restart", "front"]);
+    assert!(get(world.port, "/call").is_some());
     assert_eq!(world.run(&["restart", "nobody"]).status.code(), Some(1));
 
     let logs = world.ok(&["logs", "back"]);

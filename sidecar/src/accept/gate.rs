@@ -97,6 +97,7 @@ mod tests {
             },
             meshed: false,
             stats: Arc::default(),
+            until: crate::drain::Phase::Closing,
         };
         let mut request = Request::new(());
         for (name, value) in fields {

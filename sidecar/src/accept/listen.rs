@@ -4,7 +4,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed, Ordering::Release};
 use std::time::Duration;
 
 use tokio::io::unix::AsyncFd;
@@ -12,6 +12,7 @@ use tokio::io::unix::AsyncFd;
 use super::worker::{Counted, Job, Worker};
 use crate::contain::{self, Place, Task};
 use crate::drain::Phase;
+use crate::health::AppState;
 use crate::observe::Gauge;
 use crate::shared::Shared;
 
@@ -29,6 +30,12 @@ pub struct Listener {
     pub role: usize,
     /// Its open connections.
     pub open: Arc<AtomicUsize>,
+    /// Until when it accepts.
+    pub until: Phase,
+    /// Whether it waits for the app to be well once before it accepts.
+    pub when_well: bool,
+    /// It accepts no more, and has handed over all that the kernel had accepted.
+    pub closed: Arc<AtomicBool>,
 }
 
 /// Binds `address`.
@@ -115,10 +122,23 @@ impl Door {
             reason = "its replacement is unsafe; std's listener owns its descriptor, which is what that is about"
         )]
         let socket = AsyncFd::new(self.listener.socket.clone())?;
+        if self.listener.when_well {
+            let mut app = self.shared.app.watch();
+            tokio::select! {
+                // The sender lives in `shared`, so this waits until it is so.
+                _ = app.wait_for(AppState::ok) => {}
+                () = self.shared.drain.reached(self.listener.until) => {
+                    // Never used: who is in its queue is for those who do.
+                    self.listener.closed.store(true, Release);
+                    return Ok(());
+                }
+            }
+            self.listener.when_well = false;
+        }
         loop {
             let mut ready = tokio::select! {
                 ready = socket.readable() => ready?,
-                () = self.shared.drain.reached(Phase::Closing) => break,
+                () = self.shared.drain.reached(self.listener.until) => break,
             };
             if near && files.scarce(&self.listener.socket) {
                 self.shared.stats.add(Gauge::AcceptPaused, 1);
@@ -153,6 +173,7 @@ impl Door {
         while let Ok((stream, client)) = socket.get_ref().accept() {
             self.hand(stream, client);
         }
+        self.listener.closed.store(true, Release);
         Ok(())
     }
 

@@ -171,6 +171,8 @@ pub struct Bounds {
     pub meshed: bool,
     /// Where refusals are counted.
     pub stats: Arc<Stats>,
+    /// When clients are told to go.
+    pub until: Phase,
 }
 
 /// How long an HTTP/1 connection is served without a request before it is put down.
@@ -209,14 +211,14 @@ where
             watch: Some(watch.clone()),
             gate: Gate::new(bounds),
         };
-        client = match serve_http1(client, bridge, &watch, limits, started + age, drain, leave.as_mut()).await? {
+        client = match serve_http1(client, bridge, &watch, bounds, started + age, drain, leave.as_mut()).await? {
             Some(idle) => idle,
             None => return Ok(()),
         };
         let until = (Instant::now() + limits.idle_timeout).min(started + age);
         let awake = tokio::select! {
             awake = client.awakened() => awake.unwrap_or(false),
-            () = drain.reached(Phase::Closing) => false,
+            () = drain.reached(bounds.until) => false,
             () = leave.as_mut() => false,
             () = tokio::time::sleep_until(until) => false,
         };
@@ -233,7 +235,7 @@ async fn serve_http1<I, S>(
     client: Client<I>,
     bridge: Bridge<S>,
     watch: &Watch,
-    limits: &Limits,
+    bounds: &Bounds,
     until: Instant,
     drain: &Drain,
     mut leave: Pin<&mut impl Future<Output = ()>>,
@@ -242,6 +244,7 @@ where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     S: Serve,
 {
+    let limits = &bounds.limits;
     let mut connection = http1::Builder::new()
         .auto_date_header(false)
         .half_close(false)
@@ -257,7 +260,7 @@ where
     loop {
         tokio::select! {
             ended = &mut connection => return ended.map(|()| None),
-            _ = draining.wait_for(|p| *p >= Phase::Closing), if !leaving => {
+            _ = draining.wait_for(|p| *p >= bounds.until), if !leaving => {
                 leaving = true;
                 Pin::new(&mut connection).graceful_shutdown();
             }
@@ -336,7 +339,7 @@ where
     loop {
         tokio::select! {
             ended = connection.as_mut() => return ended,
-            _ = draining.wait_for(|p| *p >= Phase::Closing), if !leaving => {
+            _ = draining.wait_for(|p| *p >= bounds.until), if !leaving => {
                 leaving = true;
                 connection.as_mut().graceful_shutdown();
             }

@@ -34,10 +34,12 @@ pub(crate) fn ps(args: &PsArgs) -> anyhow::Result<ExitCode> {
     let console = Console::silent();
     let rows = match layout.up() {
         None => Vec::new(),
-        Some(up) => match crate::supervise::runtime()?.block_on(control::ask(&layout, &Ask::Ps)) {
+        Some(up) => match crate::supervise::runtime()?.block_on(control::ask(&layout, &Ask::Ps, |_| {})) {
             Ok(Answer::Rows(rows)) => rows,
             Ok(Answer::Error(error)) => bail!(error),
-            Ok(Answer::Restarted(_)) => bail!("the supervisor gave another answer than was asked for"),
+            Ok(Answer::Restarted(_) | Answer::Step(_)) => {
+                bail!("the supervisor gave another answer than was asked for")
+            }
             // It has no socket while it builds and while it stops.
             Err(_) if !up.ready => bail!("starting or stopping (pid {})", up.pid),
             Err(error) => bail!("the supervisor (pid {}) does not answer: {error}", up.supervisor),

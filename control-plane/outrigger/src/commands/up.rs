@@ -118,7 +118,7 @@ async fn prepare(args: &UpArgs, site: &Site) -> anyhow::Result<Plan> {
         )
         .await?;
     }
-    plan::plan(&mesh, site, args.control_plane_port)
+    plan::plan(mesh, site, args.control_plane_port)
 }
 
 /// The front in a session of its own; waits for its word that all is up.

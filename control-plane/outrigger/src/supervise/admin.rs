@@ -117,6 +117,18 @@ pub(crate) fn mtls(identity: &Value) -> String {
     }
 }
 
+/// Moves a leaving sidecar on: `leaving` takes it out of the registry, `closing` sends its callers away.
+pub(crate) async fn leave(admin: SocketAddr, phase: &str) -> Result<(), AdminError> {
+    let path = format!("/drain?phase={phase}");
+    request(admin, Method::POST, &path, Bytes::new()).await.map(|_| ())
+}
+
+/// Whether no caller is connected to a sidecar that is closing.
+pub(crate) async fn quiet(admin: SocketAddr) -> Result<bool, AdminError> {
+    let (_, phase) = request(admin, Method::GET, "/drain", Bytes::new()).await?;
+    Ok(matches!(phase.trim_ascii_end(), b"quiet" | b"parting" | b"ended"))
+}
+
 /// Whether the admin port answers at all.
 pub(crate) async fn alive(admin: SocketAddr) -> bool {
     request(admin, Method::GET, "/livez", Bytes::new()).await.is_ok()

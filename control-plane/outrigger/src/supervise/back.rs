@@ -26,7 +26,7 @@ use super::{control, guard, table, tree};
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What a plan is made with.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Site {
     /// Where things lie.
     pub(crate) layout: Layout,
@@ -97,7 +97,8 @@ async fn journey(
         up.socket = site.layout.plane_socket();
     }
 
-    let fleet = Arc::new(Fleet::new(&plan, &site.layout, &site.reaper, &site.console));
+    let hint = plan.hint.clone();
+    let fleet = Arc::new(Fleet::new(plan, site));
     let (ready, is_ready) = watch::channel(false);
     let describe = tokio::spawn(Arc::clone(&fleet).describe(site.layout.clone(), up, is_ready));
     let serve = tokio::spawn({
@@ -121,7 +122,7 @@ async fn journey(
     };
     if let Some(rows) = rows {
         ready.send_replace(true);
-        show(site, &plan, &fleet, &rows, started.elapsed());
+        show(site, hint.as_deref(), &fleet, &rows, started.elapsed());
         match caller {
             Some(caller) => {
                 site.console.silence();
@@ -157,7 +158,7 @@ async fn start(site: &Site, fleet: &Fleet) -> Vec<Row> {
             "no token for the sidecars, only those that joined before can run: {error:#}"
         ));
     }
-    let progress = table::Progress::start(fleet.workloads.len());
+    let progress = table::Progress::start(fleet.workloads().len());
     let rows = fleet
         .settle(PATIENCE, |healthy, rows| progress.show(healthy, rows))
         .await;
@@ -165,7 +166,7 @@ async fn start(site: &Site, fleet: &Fleet) -> Vec<Row> {
     rows
 }
 
-fn show(site: &Site, plan: &Plan, fleet: &Fleet, rows: &[Row], took: Duration) {
+fn show(site: &Site, hint: Option<&str>, fleet: &Fleet, rows: &[Row], took: Duration) {
     let console = &site.console;
     console.say(&table::text(&table::summary(rows)));
     for row in rows.iter().filter(|row| !row.healthy()) {
@@ -187,7 +188,7 @@ fn show(site: &Site, plan: &Plan, fleet: &Fleet, rows: &[Row], took: Duration) {
         rows.len(),
         took.as_secs_f64()
     ));
-    if let Some(hint) = &plan.hint {
+    if let Some(hint) = hint {
         console.say(&format!("try: {hint}"));
     }
 }

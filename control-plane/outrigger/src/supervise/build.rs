@@ -68,14 +68,16 @@ async fn one(step: &Step, layout: &Layout, reaper: &Reaper, console: &Console) -
     let progress = Progress::start(&step.command, console);
     let log = layout.log("build");
     let sink = Sink::new("build", &log, None, console);
-    let mut command = Launch::shell(&step.command, step.dir.clone()).command();
-    for (name, _) in std::env::vars_os().filter(|(name, _)| is_of_cargo_run(name)) {
-        command.env_remove(name);
-    }
     let start = |source| BuildError::Start {
         command: step.command.clone(),
         source,
     };
+    let mut command = Launch::shell(&step.command, step.dir.clone())
+        .command()
+        .map_err(start)?;
+    for (name, _) in std::env::vars_os().filter(|(name, _)| is_of_cargo_run(name)) {
+        command.env_remove(name);
+    }
     let mut running = reaper.spawn(&mut command).map_err(start)?;
     let pipes = [
         running.stdout.take().map(OwnedFd::from),

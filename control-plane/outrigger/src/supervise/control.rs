@@ -9,9 +9,12 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::unix::OwnedWriteHalf;
 use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::mpsc;
 
 use super::fleet::Fleet;
+use super::rolling::{self, RestartError, Wanted};
 use super::state::Layout;
 use super::workload::Row;
 use crate::plane::address::short;
@@ -22,8 +25,8 @@ use crate::plane::address::short;
 pub(crate) enum Ask {
     /// What runs.
     Ps,
-    /// Restart a service, an instance or, when absent, all.
-    Restart(Option<String>),
+    /// Replace what is wanted.
+    Restart(Wanted),
 }
 
 /// What is answered.
@@ -32,13 +35,19 @@ pub(crate) enum Ask {
 pub(crate) enum Answer {
     /// To [`Ask::Ps`].
     Rows(Vec<Row>),
-    /// To [`Ask::Restart`]: the instances that were restarted.
+    /// To [`Ask::Restart`], any number of times: what was done.
+    Step(String),
+    /// To [`Ask::Restart`], at its end: the instances that run now in the place of those restarted.
     Restarted(Vec<String>),
     /// It was not understood or is not possible.
     Error(String),
 }
 
 const LARGEST_ASK: u64 = 64 * 1024;
+/// Steps that wait to be told.
+const STEPS: usize = 16;
+/// How long somebody may take to read a line.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Answers until dropped.
 pub(crate) async fn serve(layout: &Layout, fleet: Arc<Fleet>) -> io::Result<()> {
@@ -59,25 +68,55 @@ async fn converse(stream: UnixStream, fleet: &Fleet) -> io::Result<()> {
     tokio::time::timeout(Duration::from_secs(5), reader.read_line(&mut line)).await??;
     let answer = match serde_json::from_str(&line) {
         Ok(Ask::Ps) => Answer::Rows(fleet.rows().await),
-        Ok(Ask::Restart(service)) => match fleet.restart(service.as_deref()).await {
-            none if none.is_empty() => Answer::Error(format!("no service {}", service.unwrap_or_default())),
-            some => Answer::Restarted(some),
-        },
+        Ok(Ask::Restart(wanted)) => restart(fleet, &wanted, &mut write).await,
         Err(error) => Answer::Error(error.to_string()),
     };
-    let mut text = serde_json::to_vec(&answer)?;
-    text.push(b'\n');
-    write.write_all(&text).await
+    say(&mut write, &answer).await
 }
 
-/// Asks the supervisor of `layout`.
-pub(crate) async fn ask(layout: &Layout, ask: &Ask) -> io::Result<Answer> {
+/// Tells the steps as they are done; goes on when nobody listens any more.
+async fn restart(fleet: &Fleet, wanted: &Wanted, write: &mut OwnedWriteHalf) -> Answer {
+    let (progress, mut steps) = mpsc::channel(STEPS);
+    let work = async {
+        let done = tokio::select! {
+            done = rolling::restart(fleet, wanted, &progress) => done,
+            () = fleet.stopping() => Err(RestartError::Stopping),
+        };
+        drop(progress);
+        done
+    };
+    let tell = async {
+        while let Some(step) = steps.recv().await {
+            say(write, &Answer::Step(step)).await.ok();
+        }
+    };
+    match tokio::join!(work, tell).0 {
+        Ok(now) => Answer::Restarted(now),
+        Err(error) => Answer::Error(error.to_string()),
+    }
+}
+
+async fn say(write: &mut OwnedWriteHalf, answer: &Answer) -> io::Result<()> {
+    let mut text = serde_json::to_vec(answer)?;
+    text.push(b'\n');
+    // A client that stands still must not hold up a restart.
+    tokio::time::timeout(PATIENCE, write.write_all(&text)).await?
+}
+
+/// Asks the supervisor of `layout`; `step` is told what comes before the answer.
+pub(crate) async fn ask(layout: &Layout, ask: &Ask, step: impl Fn(&str)) -> io::Result<Answer> {
     let (_folder, path) = short(&layout.socket())?;
     let (read, mut write) = UnixStream::connect(path).await?.into_split();
     let mut text = serde_json::to_vec(ask)?;
     text.push(b'\n');
     write.write_all(&text).await?;
-    let mut line = String::new();
-    BufReader::new(read).read_line(&mut line).await?;
-    Ok(serde_json::from_str(&line)?)
+    let mut reader = BufReader::new(read);
+    loop {
+        let mut line = String::new();
+        reader.read_line(&mut line).await?;
+        match serde_json::from_str(&line)? {
+            Answer::Step(text) => step(&text),
+            answer => return Ok(answer),
+        }
+    }
 }

@@ -1,6 +1,5 @@
 //! All that one mesh runs: the control plane and every workload, started, watched and stopped in order.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,10 +8,10 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::console::Console;
+use super::back::Site;
 use super::keep::{self, Kept, Launch, Life, Want};
 use super::logs::Sink;
-use super::reap::Reaper;
+use super::plan::Again;
 use super::state::{Layout, Up};
 use super::tokens::Tokens;
 use super::workload::{Instance, Row, Workload};
@@ -30,6 +29,8 @@ pub(crate) struct Plan {
     pub(crate) control_plane: SocketAddr,
     /// With what the sidecars join, where we are to run a control plane.
     pub(crate) tokens: Option<Tokens>,
+    /// How to plan further instances; none: nothing can be restarted.
+    pub(crate) again: Option<Again>,
     /// The instances.
     pub(crate) instances: Vec<Instance>,
 }
@@ -41,9 +42,7 @@ const SHORT_GRACE: Duration = Duration::from_secs(3);
 /// How long the control plane may take to answer when it starts and stops.
 const ANSWERS: Duration = Duration::from_secs(5);
 /// How long start-up hopes that a degraded service becomes well.
-const DEGRADED: Duration = Duration::from_secs(4);
-/// How long the next replica waits for the one before it.
-const BACK: Duration = Duration::from_secs(15);
+pub(crate) const DEGRADED: Duration = Duration::from_secs(4);
 /// How often start-up looks whether all are healthy.
 const LOOK: Duration = Duration::from_millis(40);
 
@@ -52,13 +51,25 @@ const LOOK: Duration = Duration::from_millis(40);
 pub(crate) struct Fleet {
     control: Option<Kept>,
     tokens: Option<Tokens>,
-    /// The workloads in the order of mesh.yaml.
-    pub(crate) workloads: Vec<Arc<Workload>>,
+    /// In the order of mesh.yaml; who takes another's place stands behind it meanwhile.
+    workloads: watch::Sender<Vec<Arc<Workload>>>,
+    /// No workload is added any more.
+    stopping: watch::Sender<bool>,
+    /// How to plan further instances.
+    pub(crate) again: Option<Again>,
+    /// One restart at a time.
+    pub(crate) restarting: tokio::sync::Mutex<()>,
 }
 
 impl Fleet {
     /// Sets everything up without starting it.
-    pub(crate) fn new(plan: &Plan, layout: &Layout, reaper: &Reaper, console: &Console) -> Self {
+    pub(crate) fn new(plan: Plan, site: &Site) -> Self {
+        let Site {
+            layout,
+            reaper,
+            console,
+            ..
+        } = site;
         console.introduce(plan.instances.iter().map(|instance| instance.name.as_str()));
         let control = plan.control.clone().map(|launch| {
             let sink = Sink::new(CONTROL_PLANE, &layout.log(CONTROL_PLANE), None, console);
@@ -71,9 +82,40 @@ impl Fleet {
             .collect();
         Self {
             control,
-            tokens: plan.tokens.clone(),
-            workloads,
+            tokens: plan.tokens,
+            workloads: watch::Sender::new(workloads),
+            stopping: watch::Sender::new(false),
+            again: plan.again,
+            restarting: tokio::sync::Mutex::default(),
         }
+    }
+
+    /// All that run now.
+    pub(crate) fn workloads(&self) -> Vec<Arc<Workload>> {
+        self.workloads.borrow().clone()
+    }
+
+    /// Takes a workload in behind `old`, unless everything stops.
+    pub(crate) fn add(&self, old: &Arc<Workload>, new: Arc<Workload>) -> bool {
+        if *self.stopping.borrow() {
+            return false;
+        }
+        self.workloads.send_modify(|all| {
+            let place = all.iter().position(|one| Arc::ptr_eq(one, old));
+            all.insert(place.map_or(all.len(), |place| place + 1), new);
+        });
+        true
+    }
+
+    /// Forgets a workload that has stopped.
+    pub(crate) fn remove(&self, workload: &Arc<Workload>) {
+        self.workloads
+            .send_modify(|all| all.retain(|one| !Arc::ptr_eq(one, workload)));
+    }
+
+    /// Waits until everything stops.
+    pub(crate) async fn stopping(&self) {
+        self.stopping.subscribe().wait_for(|stopping| *stopping).await.ok();
     }
 
     /// Starts the control plane, makes the tokens, then starts all workloads at once, each with its sidecar first.
@@ -120,38 +162,9 @@ impl Fleet {
         self.each(|workload| async move { workload.row().await }).await
     }
 
-    /// Restarts a service, an instance or all: services at the same time, the replicas of one after the other, so that
-    /// it stays reachable. Names what it restarted.
-    pub(crate) async fn restart(&self, wanted: Option<&str>) -> Vec<String> {
-        let chosen = |workload: &&Arc<Workload>| {
-            wanted.is_none_or(|wanted| workload.instance.service == wanted || workload.instance.name == wanted)
-        };
-        let mut services: BTreeMap<&str, Vec<Arc<Workload>>> = BTreeMap::new();
-        for workload in self.workloads.iter().filter(chosen) {
-            services
-                .entry(&workload.instance.service)
-                .or_default()
-                .push(Arc::clone(workload));
-        }
-        let mut tasks = JoinSet::new();
-        for replicas in services.into_values() {
-            tasks.spawn(async move {
-                let mut restarted = Vec::new();
-                for workload in replicas {
-                    workload.restart().await;
-                    tokio::time::timeout(BACK, back(&workload)).await.ok();
-                    restarted.push(workload.instance.name.clone());
-                }
-                restarted
-            });
-        }
-        let mut restarted = tasks.join_all().await.concat();
-        restarted.sort();
-        restarted
-    }
-
     /// Stops apps, then sidecars, then the control plane. When `hurry` becomes true, at once.
     pub(crate) async fn stop(&self, mut hurry: watch::Receiver<bool>) {
+        self.stopping.send_replace(true);
         let orderly = async {
             self.each(|workload| async move { workload.stop_app(Want::Stop).await })
                 .await;
@@ -186,10 +199,8 @@ impl Fleet {
 
     /// The last lines of an instance.
     pub(crate) fn last_lines(&self, instance: &str) -> Vec<String> {
-        let found = self
-            .workloads
-            .iter()
-            .find(|workload| workload.instance.name == instance);
+        let all = self.workloads.borrow();
+        let found = all.iter().find(|workload| workload.instance.name == instance);
         found.map(|workload| workload.last_lines()).unwrap_or_default()
     }
 
@@ -206,29 +217,37 @@ impl Fleet {
     /// Keeps `up.json` true: writes it whenever a process starts or ends. Never returns.
     pub(crate) async fn describe(self: Arc<Self>, layout: Layout, mut up: Up, mut ready: watch::Receiver<bool>) {
         let (changed, mut change) = watch::channel(());
+        let mut list = self.workloads.subscribe();
+        list.mark_changed();
         let mut watchers = JoinSet::new();
-        let apps = self.workloads.iter().map(|workload| workload.app.seen.clone());
-        let sidecars = self
-            .workloads
-            .iter()
-            .filter_map(|workload| Some(workload.sidecar.as_ref()?.seen.clone()));
-        for mut seen in apps.chain(sidecars) {
-            let changed = changed.clone();
-            watchers.spawn(async move {
-                while seen.changed().await.is_ok() {
-                    changed.send_replace(());
-                }
-            });
-        }
         loop {
             change.borrow_and_update();
             up.ready = *ready.borrow_and_update();
-            up.services = self.workloads.iter().map(|workload| workload.entry(&layout)).collect();
+            let renewed = list.has_changed().unwrap_or(false);
+            let workloads = list.borrow_and_update().clone();
+            if renewed {
+                watchers.abort_all();
+                let apps = workloads.iter().map(|workload| workload.app.seen.clone());
+                let sidecars = workloads
+                    .iter()
+                    .filter_map(|workload| Some(workload.sidecar.as_ref()?.seen.clone()));
+                for mut seen in apps.chain(sidecars) {
+                    let changed = changed.clone();
+                    watchers.spawn(async move {
+                        while seen.changed().await.is_ok() {
+                            changed.send_replace(());
+                        }
+                    });
+                }
+            }
+            while watchers.try_join_next().is_some() {}
+            up.services = workloads.iter().map(|workload| workload.entry(&layout)).collect();
             // A full disk makes `ps` less precise; it must not stop the mesh.
             layout.write_up(&up).ok();
             tokio::select! {
                 _ = change.changed() => {}
                 Ok(()) = ready.changed() => {}
+                Ok(()) = list.changed() => {}
             }
             // Many starts at once are one writing.
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -241,22 +260,12 @@ impl Fleet {
         F: Future<Output = T> + Send + 'static,
     {
         let mut tasks = JoinSet::new();
-        for (index, workload) in self.workloads.iter().enumerate() {
-            let work = work(Arc::clone(workload));
+        for (index, workload) in self.workloads().into_iter().enumerate() {
+            let work = work(workload);
             tasks.spawn(async move { (index, work.await) });
         }
         let mut done = tasks.join_all().await;
         done.sort_by_key(|(index, _)| *index);
         done.into_iter().map(|(_, result)| result).collect()
-    }
-}
-
-async fn back(workload: &Workload) {
-    loop {
-        let row = workload.row().await;
-        if row.healthy() || row.hopeless() {
-            return;
-        }
-        tokio::time::sleep(LOOK).await;
     }
 }

@@ -4,14 +4,19 @@
 //! not take along, are found by their mark and ended before the next start, or they would hold its port.
 
 use std::ffi::OsString;
-use std::io::{self, Write};
-use std::os::fd::OwnedFd;
+use std::io::{self, IoSlice, Write};
+use std::mem::MaybeUninit;
+use std::net::TcpListener;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, killpg};
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -34,6 +39,9 @@ pub(crate) struct Launch {
     pub(crate) env: Vec<(String, String)>,
     /// What it reads from its standard input; at most what a pipe holds (64 KiB).
     pub(crate) stdin: Option<String>,
+    /// Listening sockets that are handed to it over its standard input, each time that it starts. They stay ours, so
+    /// that connections wait in their queues while it is replaced.
+    pub(crate) listeners: Vec<Arc<TcpListener>>,
     /// Which of the variables find this process's leftovers.
     pub(crate) marks: Vec<String>,
 }
@@ -47,12 +55,13 @@ impl Launch {
             dir,
             env: Vec::new(),
             stdin: None,
+            listeners: Vec::new(),
             marks: Vec::new(),
         }
     }
 
     /// The command, tied to our life, its output piped to us.
-    pub(crate) fn command(&self) -> Command {
+    pub(crate) fn command(&self) -> io::Result<Command> {
         let mut command = Command::new(&self.program);
         if self.program == ITSELF {
             command.arg0("outrigger");
@@ -61,14 +70,29 @@ impl Launch {
         command.envs(self.env.iter().map(|(name, value)| (name, value)));
         command.stdin(if self.stdin.is_some() {
             Stdio::piped()
-        } else {
+        } else if self.listeners.is_empty() {
             Stdio::null()
+        } else {
+            OwnedFd::from(hand(&self.listeners)?).into()
         });
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         command.process_group(0);
         guard::tie(&mut command, Signal::SIGKILL);
-        command
+        Ok(command)
     }
+}
+
+/// A socket in which a message with `listeners` waits to be read.
+fn hand(listeners: &[Arc<TcpListener>]) -> io::Result<UnixStream> {
+    let (ours, theirs) = UnixStream::pair()?;
+    let sockets: Vec<_> = listeners.iter().map(|one| one.as_fd()).collect();
+    let mut space = vec![MaybeUninit::uninit(); SendAncillaryMessage::ScmRights(&sockets).size()];
+    let mut rights = SendAncillaryBuffer::new(&mut space);
+    if !rights.push(SendAncillaryMessage::ScmRights(&sockets)) {
+        return Err(io::ErrorKind::OutOfMemory.into());
+    }
+    sendmsg(&ours, &[IoSlice::new(b".")], &mut rights, SendFlags::empty())?;
+    Ok(theirs)
 }
 
 /// What the owner of a keeper wants.
@@ -250,7 +274,7 @@ impl Keeper {
 
     fn start(&self) -> io::Result<Running> {
         self.sink.forget();
-        let mut running = self.reaper.spawn(&mut self.launch.command())?;
+        let mut running = self.reaper.spawn(&mut self.launch.command()?)?;
         if let (Some(text), Some(mut pipe)) = (&self.launch.stdin, running.stdin.take()) {
             // A process that dies before it reads is reported as ended.
             pipe.write_all(text.as_bytes()).ok();

@@ -6,8 +6,9 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -46,15 +47,8 @@ pub(crate) fn steps(mesh: &Mesh, root: &Path) -> Vec<Step> {
 }
 
 /// Plans the control plane and all instances of `mesh`.
-pub(crate) fn plan(mesh: &Mesh, site: &Site, control_plane_port: Option<u16>) -> anyhow::Result<Plan> {
-    let program = OsString::from(ITSELF);
-    let mut planner = Planner {
-        mesh,
-        site,
-        ports: Ports::default(),
-        problems: Vec::new(),
-        program,
-    };
+pub(crate) fn plan(mesh: Mesh, site: &Site, control_plane_port: Option<u16>) -> anyhow::Result<Plan> {
+    let mut planner = Planner::new(&mesh, site, Doors::default());
     // What is fixed comes first, or a free choice could take it.
     let fixed = planner.reserve();
     let control_plane = planner.control_plane_port(control_plane_port)?;
@@ -69,9 +63,19 @@ pub(crate) fn plan(mesh: &Mesh, site: &Site, control_plane_port: Option<u16>) ->
         }
         // Fixed ports are the first instance's; the file refuses them for several.
         let mut first = true;
-        for version in &service.versions {
+        for (index, version) in service.versions.iter().enumerate() {
             for number in 1..=version.replicas {
-                let one = Numbered { version, number, first };
+                let origin = Origin {
+                    service: service.name.clone(),
+                    version: index,
+                    first,
+                };
+                let one = Numbered {
+                    version,
+                    number,
+                    origin,
+                    handed: "at_once",
+                };
                 instances.push(planner.instance(service, &one, control_plane, &fixed)?);
                 first = false;
             }
@@ -81,17 +85,79 @@ pub(crate) fn plan(mesh: &Mesh, site: &Site, control_plane_port: Option<u16>) ->
         bail!(planner.problems.join("\n"));
     }
     let control = planner.control_plane(control_plane);
-    let hint = mesh.hint.clone().or_else(|| hint(mesh));
+    let hint = mesh.hint.clone().or_else(|| hint(&mesh));
     let services = mesh.services.iter().filter(|service| service.run.is_some());
     let tokens = Tokens::new(&site.layout, services.map(|service| service.name.clone()).collect());
+    let (doors, site) = (planner.doors, site.clone());
     Ok(Plan {
         mesh: mesh.name.clone(),
         hint,
         control: Some(control),
         control_plane,
         tokens: Some(tokens),
+        again: Some(Again {
+            mesh,
+            site,
+            control_plane,
+            doors,
+        }),
         instances,
     })
+}
+
+/// The sockets of fixed ports. They are ours, and the sidecars of one port's instances take turns on one.
+type Doors = BTreeMap<u16, Arc<TcpListener>>;
+
+/// Which of the instances of mesh.yaml one is.
+#[derive(Debug, Clone)]
+pub(crate) struct Origin {
+    /// Its service.
+    pub(crate) service: ServiceName,
+    /// Its version's place in the service.
+    version: usize,
+    /// Whether the service's fixed ports are its.
+    first: bool,
+}
+
+/// What is needed to plan an instance while the mesh is up.
+#[derive(Debug)]
+pub(crate) struct Again {
+    mesh: Mesh,
+    /// Where things lie.
+    pub(crate) site: Site,
+    control_plane: SocketAddr,
+    doors: Doors,
+}
+
+impl Again {
+    /// Whether two instances of what `origin` says can run at a time: not when the app itself has a fixed port.
+    pub(crate) fn twice(&self, origin: &Origin) -> bool {
+        let service = self.mesh.service(&origin.service);
+        service.is_some_and(|service| service.ports.iter().all(|port| port.app_port.is_none()))
+    }
+
+    /// One more instance of what `origin` says, under the first name that is not `taken`. It shares the fixed ports.
+    pub(crate) fn beside(&self, origin: &Origin, taken: impl Fn(&str) -> bool) -> anyhow::Result<Instance> {
+        let service = self.mesh.service(&origin.service).context("no such service")?;
+        let version = service.versions.get(origin.version).context("no such version")?;
+        let number = (1..)
+            .find(|number| !taken(&name(service, version, *number)))
+            .unwrap_or_default();
+        let one = Numbered {
+            version,
+            number,
+            origin: origin.clone(),
+            // The old one serves until then.
+            handed: "when_well",
+        };
+        let fixed: Vec<u16> = self.doors.keys().copied().collect();
+        let mut planner = Planner::new(&self.mesh, &self.site, self.doors.clone());
+        let instance = planner.instance(service, &one, self.control_plane, &fixed)?;
+        if !planner.problems.is_empty() {
+            bail!(planner.problems.join("\n"));
+        }
+        Ok(instance)
+    }
 }
 
 /// One of the instances of a service.
@@ -99,31 +165,61 @@ struct Numbered<'a> {
     version: &'a VersionDoc,
     /// From 1, of the version.
     number: u32,
-    /// Of the whole service.
-    first: bool,
+    origin: Origin,
+    /// When it uses the sockets that it is handed.
+    handed: &'static str,
+}
+
+fn name(service: &ServiceDoc, version: &VersionDoc, number: u32) -> String {
+    match &version.name {
+        None => format!("{}-{number}", service.name.service()),
+        Some(version) => format!("{}-{version}-{number}", service.name.service()),
+    }
 }
 
 struct Planner<'a> {
     mesh: &'a Mesh,
     site: &'a Site,
     ports: Ports,
+    doors: Doors,
     problems: Vec<String>,
     program: OsString,
 }
 
-impl Planner<'_> {
+impl<'a> Planner<'a> {
+    fn new(mesh: &'a Mesh, site: &'a Site, doors: Doors) -> Self {
+        Self {
+            mesh,
+            site,
+            ports: Ports::default(),
+            doors,
+            problems: Vec::new(),
+            program: OsString::from(ITSELF),
+        }
+    }
+
     fn reserve(&mut self) -> Vec<u16> {
         let mut fixed = Vec::new();
         for service in &self.mesh.services {
-            let asked = service
-                .ports
-                .iter()
-                .flat_map(|port| [port.port, port.app_port])
-                .flatten();
-            for port in asked {
-                match self.ports.fixed(port) {
-                    Ok(port) => fixed.push(port),
-                    Err(problem) => self.problems.push(format!("{}: {problem}", service.name.service())),
+            let problem = |problem| format!("{}: {problem}", service.name.service());
+            for port in &service.ports {
+                if let Some(number) = port.port {
+                    match self.ports.door(number) {
+                        Ok(door) => {
+                            fixed.push(number);
+                            // Without `run` it is for somebody else's sidecar.
+                            if service.run.is_some() {
+                                self.doors.insert(number, Arc::new(door));
+                            }
+                        }
+                        Err(error) => self.problems.push(problem(error)),
+                    }
+                }
+                if let Some(number) = port.app_port {
+                    match self.ports.fixed(number) {
+                        Ok(number) => fixed.push(number),
+                        Err(error) => self.problems.push(problem(error)),
+                    }
                 }
             }
         }
@@ -166,6 +262,7 @@ impl Planner<'_> {
             dir: layout.root.clone(),
             env: mesh_env(super::fleet::CONTROL_PLANE),
             stdin: None,
+            listeners: Vec::new(),
             marks: self.marks(super::fleet::CONTROL_PLANE),
         }
     }
@@ -178,11 +275,11 @@ impl Planner<'_> {
         fixed: &[u16],
     ) -> anyhow::Result<Instance> {
         let version = one.version;
-        let name = match &version.name {
-            None => format!("{}-{}", service.name.service(), one.number),
-            Some(version) => format!("{}-{version}-{}", service.name.service(), one.number),
-        };
-        let ports = self.inbound(service, one.first, fixed)?;
+        let name = name(service, version, one.number);
+        let ports = self.inbound(service, one.origin.first, fixed)?;
+        // A port that was chosen freely is nobody's door.
+        let doors = ports.iter().filter_map(|port| self.doors.get(&port.listen.port()));
+        let doors: Vec<_> = doors.cloned().collect();
         let calls = self.outbound(service)?;
         let (admin, proxy) = (loopback(self.ports.free()?), loopback(self.ports.free()?));
         let wiring = Wiring {
@@ -212,13 +309,15 @@ impl Planner<'_> {
 
         let bootstrap = self.site.layout.run.join(format!("{name}.sidecar.json"));
         let mut document = wiring.bootstrap(admin, Some(control_plane));
+        document["handed"] = json!(if doors.is_empty() { "no" } else { one.handed });
         document["labels"] = json!(version.labels);
         document["weight"] = json!(version.weight);
         document["state_dir"] = json!(self.site.layout.state.join("sidecars").join(&name));
         document["identity"] = json!({"token_file": Tokens::file(&self.site.layout, &service.name)});
         tokens::write(&bootstrap, &serde_json::to_vec_pretty(&document)?)
             .with_context(|| format!("cannot write {}", bootstrap.display()))?;
-        let sidecar = self.sidecar(&name, &bootstrap);
+        let mut sidecar = self.sidecar(&name, &bootstrap);
+        sidecar.listeners = doors;
         Ok(Instance {
             service: service.name.service().to_owned(),
             name,
@@ -226,7 +325,8 @@ impl Planner<'_> {
             app,
             app_grace: APP_GRACE,
             sidecar: Some((sidecar, admin)),
-            drain: service.drain.delay + service.drain.deadline + Duration::from_secs(1),
+            drain: service.drain.clone(),
+            origin: Some(one.origin.clone()),
             ports,
         })
     }
@@ -307,6 +407,7 @@ pub(crate) fn sidecar(program: OsString, bootstrap: &Path, dir: PathBuf, name: &
         dir,
         env: mesh_env(name),
         stdin: None,
+        listeners: Vec::new(),
         marks,
     }
 }

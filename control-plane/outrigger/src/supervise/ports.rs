@@ -9,6 +9,7 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::Path;
 
+use nix::sys::socket::{self, Backlog};
 use nix::unistd::Pid;
 
 use super::tree;
@@ -41,11 +42,25 @@ impl Ports {
 
     /// Reserves exactly `port`; the error says who has it.
     pub(crate) fn fixed(&mut self, port: u16) -> Result<u16, String> {
+        self.open(port).map(|_| port)
+    }
+
+    /// Listens on exactly `port`, for a sidecar that is handed the socket.
+    pub(crate) fn door(&mut self, port: u16) -> Result<TcpListener, String> {
+        let door = self.open(port)?;
+        // The queue that `std` asks for is shorter than what a sidecar has.
+        Backlog::new(1024)
+            .and_then(|backlog| socket::listen(&door, backlog))
+            .map_err(|error| format!("port {port} cannot be used: {error}"))?;
+        Ok(door)
+    }
+
+    fn open(&mut self, port: u16) -> Result<TcpListener, String> {
         if !self.given.insert(port) {
             return Err(format!("port {port} is given to two services of this mesh"));
         }
         match TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
-            Ok(_) => Ok(port),
+            Ok(door) => Ok(door),
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => Err(match holder(port) {
                 Some(holder) => format!("port {port} is in use by {holder}"),
                 None => format!("port {port} is in use (by a process of another user)"),

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use outrigger_proto::model::Drain;
 use tempfile::TempDir;
 
 use super::back::{self, Attach};
@@ -84,7 +85,8 @@ fn plays_its_role() {
                     app,
                     app_grace: std::env::var(GRACE).map_or(Duration::from_millis(500), |_| Duration::from_secs(600)),
                     sidecar: None,
-                    drain: Duration::ZERO,
+                    drain: Drain::default(),
+                    origin: None,
                     ports: Vec::new(),
                 };
                 let (mesh, control_plane) = ("test".to_owned(), ports::loopback(1));
@@ -94,6 +96,7 @@ fn plays_its_role() {
                     control: None,
                     control_plane,
                     tokens: None,
+                    again: None,
                     instances: vec![instance],
                 })
             })

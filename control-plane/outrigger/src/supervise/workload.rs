@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use outrigger_proto::model::Drain;
 use serde::{Deserialize, Serialize};
 use tokio::task::AbortHandle;
 
@@ -10,6 +11,7 @@ use super::admin;
 use super::console::Console;
 use super::keep::{self, Kept, Launch, Life, Want};
 use super::logs::Sink;
+use super::plan::Origin;
 use super::reap::Reaper;
 use super::state::{Layout, UpPort, UpService};
 
@@ -33,8 +35,10 @@ pub(crate) struct Instance {
     pub(crate) app_grace: Duration,
     /// The sidecar and its admin address.
     pub(crate) sidecar: Option<(Launch, SocketAddr)>,
-    /// How long the sidecar may take to drain.
-    pub(crate) drain: Duration,
+    /// How long the sidecar may take to leave.
+    pub(crate) drain: Drain,
+    /// What it is in mesh.yaml, where it comes from one.
+    pub(crate) origin: Option<Origin>,
     /// Its ports.
     pub(crate) ports: Vec<UpPort>,
 }
@@ -104,7 +108,8 @@ impl Workload {
         let sidecar = instance.sidecar.as_ref().map(|(launch, _)| {
             let name = sidecar_name(&instance.name);
             let sink = Sink::new(&name, &layout.log(&name), None, console);
-            keep::keep(&name, launch.clone(), sink, instance.drain, reaper, console)
+            let grace = instance.drain.delay + instance.drain.deadline + Duration::from_secs(1);
+            keep::keep(&name, launch.clone(), sink, grace, reaper, console)
         });
         let announcer = match (&sidecar, &instance.sidecar) {
             (Some(sidecar), Some((_, admin))) => {
@@ -149,13 +154,9 @@ impl Workload {
         }
     }
 
-    /// Restarts without losing a request: leave the registry and finish what is in flight while the app still lives,
-    /// then end the app, then start both.
-    pub(crate) async fn restart(&self) {
-        // SIGTERM makes the sidecar drain.
-        self.stop_sidecar(Want::Stop).await;
-        self.stop_app(Want::Stop).await;
-        self.start().await;
+    /// Where its sidecar is told what to do.
+    pub(crate) fn admin(&self) -> Option<SocketAddr> {
+        self.instance.sidecar.as_ref().map(|(_, admin)| *admin)
     }
 
     /// What is known of it now.

@@ -35,6 +35,7 @@ fn served() -> (
         limits: Limits::default(),
         meshed: false,
         stats: Arc::default(),
+        until: Phase::Closing,
     };
     let kept = drain.clone();
     let task = tokio::spawn(async move { http1(server, Echo, &bounds, &kept, std::future::pending()).await });

@@ -103,3 +103,40 @@ impl Drain {
         self.advance(Phase::Ended);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::Instant;
+
+    use super::*;
+
+    const DAY: Duration = Duration::from_secs(86_400);
+
+    #[tokio::test(start_paused = true)]
+    async fn who_was_told_to_leave_before_does_not_wait_again() {
+        let (drain, begun) = (Drain::default(), Instant::now());
+        drain.advance(Phase::Leaving);
+        let quiet = async {
+            drain.reached(Phase::Closing).await;
+            drain.advance(Phase::Quiet);
+        };
+        tokio::join!(drain.run(DAY, DAY, std::future::ready(())), quiet);
+        assert_eq!((drain.phase(), begun.elapsed().as_secs()), (Phase::Ended, 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_the_app_calls_goes_on_until_callers_are_gone() {
+        let (drain, begun) = (Drain::default(), Instant::now());
+        let run = drain.run(Duration::ZERO, DAY, std::future::pending());
+        let callers = async {
+            drain.reached(Phase::Closing).await;
+            tokio::time::sleep(DAY / 2).await;
+            assert_eq!(drain.phase(), Phase::Closing);
+            drain.advance(Phase::Quiet);
+            drain.reached(Phase::Parting).await;
+            assert_eq!(begun.elapsed().as_secs(), DAY.as_secs() / 2);
+        };
+        tokio::join!(run, callers);
+        assert_eq!(begun.elapsed().as_secs(), DAY.as_secs(), "one deadline for both");
+    }
+}

@@ -120,6 +120,19 @@ async fn a_page_in_a_browser_cannot_reach_it() {
 }
 
 #[tokio::test]
+async fn a_drain_is_walked_by_hand() {
+    let (at, shared) = start().await;
+    assert_eq!(ask(at, "POST /drain?phase=leaving HTTP/1.1", "").await.0, 202);
+    assert_eq!(shared.drain.phase(), Phase::Leaving);
+    let (status, text) = ask(at, "GET /drain HTTP/1.1", "").await;
+    assert!(status == 200 && text.ends_with("leaving\n"), "{text}");
+    assert_eq!(ask(at, "POST /drain?phase=ended HTTP/1.1", "").await.0, 400);
+    assert_eq!(shared.drain.phase(), Phase::Leaving);
+    let waiting = tokio::time::timeout(std::time::Duration::ZERO, shared.drain_requested.notified()).await;
+    assert!(waiting.is_err(), "it does not end by itself");
+}
+
+#[tokio::test]
 async fn drain_is_handed_on() {
     let (at, shared) = start().await;
     assert_eq!(ask(at, "POST /drain HTTP/1.1", "").await.0, 202);

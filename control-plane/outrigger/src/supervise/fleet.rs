@@ -218,14 +218,14 @@ impl Fleet {
     pub(crate) async fn describe(self: Arc<Self>, layout: Layout, mut up: Up, mut ready: watch::Receiver<bool>) {
         let (changed, mut change) = watch::channel(());
         let mut list = self.workloads.subscribe();
-        list.mark_changed();
-        let mut watchers = JoinSet::new();
+        let (mut watchers, mut renewed) = (JoinSet::new(), true);
         loop {
             change.borrow_and_update();
             up.ready = *ready.borrow_and_update();
-            let renewed = list.has_changed().unwrap_or(false);
+            // Also while something else was awaited.
+            renewed |= list.has_changed().unwrap_or(false);
             let workloads = list.borrow_and_update().clone();
-            if renewed {
+            if std::mem::take(&mut renewed) {
                 watchers.abort_all();
                 let apps = workloads.iter().map(|workload| workload.app.seen.clone());
                 let sidecars = workloads
@@ -247,7 +247,7 @@ impl Fleet {
             tokio::select! {
                 _ = change.changed() => {}
                 Ok(()) = ready.changed() => {}
-                Ok(()) = list.changed() => {}
+                Ok(()) = list.changed() => renewed = true,
             }
             // Many starts at once are one writing.
             tokio::time::sleep(Duration::from_millis(20)).await;

@@ -14,6 +14,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use outrigger_control_plane::config::{EnvValue, Mesh, PortDoc, ServiceDoc, VersionDoc};
 use outrigger_proto::model::{Protocol, ServiceName};
+use parking_lot::Mutex;
 use serde_json::json;
 
 use super::ITSELF;
@@ -48,7 +49,7 @@ pub(crate) fn steps(mesh: &Mesh, root: &Path) -> Vec<Step> {
 
 /// Plans the control plane and all instances of `mesh`.
 pub(crate) fn plan(mesh: Mesh, site: &Site, control_plane_port: Option<u16>) -> anyhow::Result<Plan> {
-    let mut planner = Planner::new(&mesh, site, Doors::default());
+    let mut planner = Planner::new(&mesh, site, Doors::default(), Ports::default());
     // What is fixed comes first, or a free choice could take it.
     let fixed = planner.reserve();
     let control_plane = planner.control_plane_port(control_plane_port)?;
@@ -88,7 +89,7 @@ pub(crate) fn plan(mesh: Mesh, site: &Site, control_plane_port: Option<u16>) -> 
     let hint = mesh.hint.clone().or_else(|| hint(&mesh));
     let services = mesh.services.iter().filter(|service| service.run.is_some());
     let tokens = Tokens::new(&site.layout, services.map(|service| service.name.clone()).collect());
-    let (doors, site) = (planner.doors, site.clone());
+    let (doors, ports, site) = (planner.doors, planner.ports, site.clone());
     Ok(Plan {
         mesh: mesh.name.clone(),
         hint,
@@ -100,6 +101,7 @@ pub(crate) fn plan(mesh: Mesh, site: &Site, control_plane_port: Option<u16>) -> 
             site,
             control_plane,
             doors,
+            ports: Mutex::new(ports),
         }),
         instances,
     })
@@ -127,6 +129,7 @@ pub(crate) struct Again {
     pub(crate) site: Site,
     control_plane: SocketAddr,
     doors: Doors,
+    ports: Mutex<Ports>,
 }
 
 impl Again {
@@ -151,8 +154,12 @@ impl Again {
             handed: "when_well",
         };
         let fixed: Vec<u16> = self.doors.keys().copied().collect();
-        let mut planner = Planner::new(&self.mesh, &self.site, self.doors.clone());
-        let instance = planner.instance(service, &one, self.control_plane, &fixed)?;
+        let mut ports = std::mem::take(&mut *self.ports.lock());
+        ports.settled();
+        let mut planner = Planner::new(&self.mesh, &self.site, self.doors.clone(), ports);
+        let instance = planner.instance(service, &one, self.control_plane, &fixed);
+        *self.ports.lock() = std::mem::take(&mut planner.ports);
+        let instance = instance?;
         if !planner.problems.is_empty() {
             bail!(planner.problems.join("\n"));
         }
@@ -187,11 +194,11 @@ struct Planner<'a> {
 }
 
 impl<'a> Planner<'a> {
-    fn new(mesh: &'a Mesh, site: &'a Site, doors: Doors) -> Self {
+    fn new(mesh: &'a Mesh, site: &'a Site, doors: Doors, ports: Ports) -> Self {
         Self {
             mesh,
             site,
-            ports: Ports::default(),
+            ports,
             doors,
             problems: Vec::new(),
             program: OsString::from(ITSELF),

@@ -7,6 +7,8 @@ use std::collections::HashSet;
 use std::fs;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::net::{SocketAddr as SocketName, UnixListener};
 use std::path::Path;
 
 use nix::sys::socket::{self, Backlog};
@@ -14,25 +16,78 @@ use nix::unistd::Pid;
 
 use super::tree;
 
-/// Where we look for free ports.
+/// Where we look for free ports, in blocks that one mesh has at a time.
 const LOWEST: u16 = 18_000;
 const HIGHEST: u16 = 32_000;
+const BLOCK: u16 = 100;
+/// Blocks below this one are taken first.
+const FIRST: u16 = 20_000;
 
-/// Hands out each port once.
+/// Hands out each port once. Ports are bound long after they are chosen, so two meshes that start at the same moment
+/// choose from different blocks.
 #[derive(Debug, Default)]
 pub(crate) struct Ports {
     given: HashSet<u16>,
+    blocks: Vec<Block>,
+    /// How many ports of the blocks were looked at; goes round.
+    cursor: usize,
+}
+
+#[derive(Debug)]
+struct Block {
+    first: u16,
+    /// A name that one process of the machine has, for as long as it lives.
+    _claim: Option<UnixListener>,
 }
 
 impl Ports {
     /// Any free port.
     pub(crate) fn free(&mut self) -> io::Result<u16> {
-        for _ in 0..2000 {
-            let port = fastrand::u16(LOWEST..HIGHEST);
-            if !self.given.contains(&port) && TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
-                self.given.insert(port);
-                return Ok(port);
+        loop {
+            let all: Vec<u16> = self
+                .blocks
+                .iter()
+                .flat_map(|block| block.first..block.first + BLOCK)
+                .collect();
+            for _ in 0..all.len() {
+                let Some(port) = all.get(self.cursor % all.len()).copied() else {
+                    break;
+                };
+                self.cursor += 1;
+                if !self.given.contains(&port) && TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+                    self.given.insert(port);
+                    return Ok(port);
+                }
             }
+            self.claim()?;
+            self.cursor = all.len();
+        }
+    }
+
+    /// All that was given is in use by now, or free again.
+    pub(crate) fn settled(&mut self) {
+        self.given.clear();
+    }
+
+    /// Takes one more block.
+    fn claim(&mut self) -> io::Result<()> {
+        let mut near: Vec<u16> = (LOWEST..FIRST).step_by(BLOCK.into()).collect();
+        let mut far: Vec<u16> = (FIRST..HIGHEST).step_by(BLOCK.into()).collect();
+        fastrand::shuffle(&mut near);
+        fastrand::shuffle(&mut far);
+        for first in near.into_iter().chain(far) {
+            if self.blocks.iter().any(|block| block.first == first) {
+                continue;
+            }
+            let name = SocketName::from_abstract_name(format!("outrigger-ports-{first}"))?;
+            let claim = match UnixListener::bind_addr(&name) {
+                Ok(claim) => Some(claim),
+                Err(error) if error.kind() == io::ErrorKind::AddrInUse => continue,
+                // Without such names there is only the look at each port.
+                Err(_) => None,
+            };
+            self.blocks.push(Block { first, _claim: claim });
+            return Ok(());
         }
         Err(io::Error::new(
             io::ErrorKind::AddrInUse,
@@ -140,6 +195,14 @@ mod tests {
             error.contains(&format!("port {port} is in use by process {}", std::process::id())),
             "{error}"
         );
+    }
+
+    #[test]
+    fn two_at_the_same_time_choose_from_different_ports() {
+        let (mut one, mut other) = (Ports::default(), Ports::default());
+        let mut ports = || [one.free().expect("free"), other.free().expect("free")];
+        let all: HashSet<u16> = (0..150).flat_map(|_| ports()).collect();
+        assert_eq!(all.len(), 300);
     }
 
     #[test]

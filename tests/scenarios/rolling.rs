@@ -41,7 +41,7 @@ pub(crate) fn tests() -> Vec<Trial> {
 }
 
 /// Replacing all of them, which takes seconds on an idle machine.
-const RESTARTED: Duration = Duration::from_secs(60);
+const RESTARTED: Duration = Duration::from_secs(100);
 const UP: Duration = Duration::from_secs(60);
 const SERVICES: [&str; 7] = ["auth", "user", "blog", "post", "subscribe", "visitor", "gateway"];
 const CLIENTS: usize = 3;

@@ -332,7 +332,7 @@ impl<'a> Planner<'a> {
             app,
             app_grace: APP_GRACE,
             sidecar: Some((sidecar, admin)),
-            drain: service.drain.clone(),
+            drain: service.drain,
             origin: Some(one.origin.clone()),
             ports,
         })

@@ -155,7 +155,6 @@ async fn an_open_breaker_refuses_streams_until_a_probe_is_accepted(world: Arc<Wo
                     cooldown_ms: 3_000,
                     max_cooldown_ms: 3_000,
                     probes: 2,
-                    ..wire::Breaker::default()
                 });
             })
             .workers(workers)

@@ -404,8 +404,7 @@ impl Upstream {
                 let (shared, peer) = (self.shared.clone(), made.peer);
                 let barred = async move { barred(&shared.identity, &peer).await.to_string() };
                 let stats = self.shared.stats.clone();
-                // Boxed: hyper spawns a future for each request that has room for the whole connection, and copies it.
-                http2::Connection::handshake(Box::new(made.stream), &settings, stats, barred, self.counted()).await
+                http2::Connection::handshake(made.stream, &settings, stats, barred, self.counted()).await
             }
             Security::Plain | Security::Impossible(_) => {
                 let stream = self.connect().await?;

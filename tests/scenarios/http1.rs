@@ -9,6 +9,7 @@ use outrigger_tests::apps::h1::{self, H1App};
 use outrigger_tests::client::{Client, get_ok, once};
 use outrigger_tests::mesh::{Mesh, Plan, saw};
 use outrigger_tests::over_both;
+use serde_json::json;
 
 pub(crate) fn tests() -> Vec<Trial> {
     over_both![
@@ -23,6 +24,7 @@ pub(crate) fn tests() -> Vec<Trial> {
         chunked_request_with_trailers_arrives,
         content_length_stays_content_length,
         answer_trailers_reach_the_client,
+        trailers_are_dropped_both_ways_where_they_are_not_wanted,
         an_expecting_client_is_told_to_continue_when_the_app_reads,
         an_early_final_status_stops_the_upload,
         early_hints_are_dropped_not_an_error,
@@ -249,6 +251,34 @@ async fn answer_trailers_reach_the_client(world: Arc<World>) -> Result<()> {
         .find(|(n, _)| n.eq_ignore_ascii_case("x-sum"));
     ensure!(sum.is_some_and(|(_, v)| v == "42"), "{answer:?}");
     Ok(())
+}
+
+async fn trailers_are_dropped_both_ways_where_they_are_not_wanted(world: Arc<World>) -> Result<()> {
+    let app = H1App::start(|request| async move {
+        match request.head.word(0) {
+            "POST" => h1::echo(request).await,
+            _ => h1::with_trailers(request).await,
+        }
+    })
+    .await?;
+    let mut mesh = Plan::default()
+        .service("app", "http", &[app.addr])
+        .caller(json!({"limits": {"trailers": "drop"}}))
+        .start(&world)
+        .await?;
+    let mut client = Client::connect(mesh.to("app")?).await?;
+    for _ in 0..3 {
+        let answer = client
+            .exchange("GET / HTTP/1.1\r\nHost: h\r\nTE: trailers\r\nConnection: TE\r\n\r\n")
+            .await?;
+        ensure!(answer.text() == "abcde" && answer.body.complete, "{answer:?}");
+        ensure!(answer.body.trailers.is_empty(), "{answer:?}");
+        let request = "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum\r\n\r\n5\r\nabcde\r\n0\r\nX-Sum: 42\r\n\r\n";
+        let seen = client.exchange(request).await?.json()?;
+        ensure!(seen["body"] == "abcde" && seen["complete"] == true, "{seen}");
+        ensure!(seen["trailers"].as_array().is_none_or(Vec::is_empty), "{seen}");
+    }
+    mesh.check_well()
 }
 
 async fn an_expecting_client_is_told_to_continue_when_the_app_reads(world: Arc<World>) -> Result<()> {

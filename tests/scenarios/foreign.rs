@@ -1,6 +1,7 @@
 //! The strict port as foreign TLS stacks see it: OpenSSL, Go, Python, and scanners. Who has a good
 //! certificate is let in and known by its id; nobody else gets one byte to the app.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -9,11 +10,11 @@ use anyhow::{Context as _, Result, ensure};
 use libtest_mimic::Trial;
 use outrigger_tests::apps::h1::H1App;
 use outrigger_tests::client::Client;
-use outrigger_tests::mesh::{Mesh, Plan};
+use outrigger_tests::mesh::{Mesh, Plan, secure, start as sidecar};
 use outrigger_tests::pki::{Authority, Files, Leaf, TRUST_DOMAIN, id};
-use outrigger_tests::{World, secure_scenarios, tools};
+use outrigger_tests::{World, ports, secure_scenarios, tools};
 use rcgen::ExtendedKeyUsagePurpose;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 pub(crate) fn tests() -> Vec<Trial> {
     secure_scenarios![
@@ -24,6 +25,7 @@ pub(crate) fn tests() -> Vec<Trial> {
         openssl_sees_what_is_promised,
         sslyze_finds_one_version_and_no_resumption,
         a_plain_client_reaches_no_app,
+        telemetry_in_tls_is_for_the_mesh,
     ]
 }
 
@@ -41,7 +43,19 @@ fn authority(world: &World) -> Result<&Authority> {
 
 /// Two connections of one foreign client.
 async fn ask(world: &World, client: &str, more: &[&str], files: Option<&Files>, mesh: &mut Mesh) -> Result<Vec<Value>> {
-    let addr = mesh.inbound("app", 0)?.listen.to_string();
+    let listen = mesh.inbound("app", 0)?.listen;
+    ask_at(world, client, more, files, listen, "/who").await
+}
+
+/// Two connections of one foreign client to `listen`.
+async fn ask_at(
+    world: &World,
+    client: &str,
+    more: &[&str],
+    files: Option<&Files>,
+    listen: SocketAddr,
+    path: &str,
+) -> Result<Vec<Value>> {
     // The client's own idea of who signed the server is always the right one.
     let trusted = authority(world)?.issue(world.dir(), "trusted", &Leaf::of("nobody"))?;
     let mut args = match client {
@@ -54,7 +68,7 @@ async fn ask(world: &World, client: &str, more: &[&str], files: Option<&Files>, 
         args.extend(["-key".to_owned(), files.key.display().to_string()]);
     }
     args.extend(more.iter().map(|a| (*a).to_owned()));
-    args.extend([addr, "/who".to_owned()]);
+    args.extend([listen.to_string(), path.to_owned()]);
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     let said = tools::run(world, client, &args, LIMIT).await?;
     let line = said.lines().find(|l| l.starts_with('[')).context("no JSON line")?;
@@ -194,6 +208,46 @@ async fn older_versions_are_refused(world: Arc<World>) -> Result<()> {
         }
     }
     mesh.check_well()
+}
+
+async fn telemetry_in_tls_is_for_the_mesh(world: Arc<World>) -> Result<()> {
+    let (listen, telemetry) = (ports::free()?, ports::free()?);
+    let mut config = json!({
+        "service": "app",
+        "admin": ports::free()?,
+        "http_proxy": listen,
+        "telemetry": {"listen": telemetry, "tls": true},
+        "resources": {"proxy": {"name": "default/app"}},
+    });
+    secure(&world, "app", &mut config)?;
+    let mut sidecar = sidecar(&world, "app", config, listen, false)?;
+    sidecar.ready().await?;
+    let scraper = authority(&world)?.issue(world.dir(), "scraper", &Leaf::of("scraper"))?;
+    let stranger = Authority::new()?.issue(world.dir(), "stranger", &Leaf::of("scraper"))?;
+    for client in ["tls_client", "python3"] {
+        for answer in ask_at(
+            &world,
+            client,
+            &["-alpn", "http/1.1"],
+            Some(&scraper),
+            telemetry,
+            "/metrics",
+        )
+        .await?
+        {
+            let page = answer["body"].as_str().unwrap_or_default();
+            ensure!(
+                answer["status"] == 200 && page.contains("outrigger_"),
+                "{client}: {answer}"
+            );
+        }
+        for files in [None, Some(&stranger)] {
+            for answer in ask_at(&world, client, &[], files, telemetry, "/metrics").await? {
+                ensure!(answer["status"] != 200, "{client} was let in: {answer}");
+            }
+        }
+    }
+    sidecar.check_well()
 }
 
 /// `openssl s_client` with `more` arguments; its exit code does not matter.

@@ -6,6 +6,7 @@ use anyhow::{Result, ensure};
 use libtest_mimic::Trial;
 use outrigger_tests::World;
 use outrigger_tests::apps::h1::{self, H1App};
+use outrigger_tests::apps::tcp::TcpApp;
 use outrigger_tests::client::{Client, get_ok, once};
 use outrigger_tests::mesh::{Mesh, Plan, saw};
 use outrigger_tests::over_both;
@@ -25,6 +26,7 @@ pub(crate) fn tests() -> Vec<Trial> {
         content_length_stays_content_length,
         answer_trailers_reach_the_client,
         trailers_are_dropped_both_ways_where_they_are_not_wanted,
+        the_other_version_of_ip_carries_it_as_well,
         an_expecting_client_is_told_to_continue_when_the_app_reads,
         an_early_final_status_stops_the_upload,
         early_hints_are_dropped_not_an_error,
@@ -278,6 +280,22 @@ async fn trailers_are_dropped_both_ways_where_they_are_not_wanted(world: Arc<Wor
         ensure!(seen["body"] == "abcde" && seen["complete"] == true, "{seen}");
         ensure!(seen["trailers"].as_array().is_none_or(Vec::is_empty), "{seen}");
     }
+    mesh.check_well()
+}
+
+async fn the_other_version_of_ip_carries_it_as_well(world: Arc<World>) -> Result<()> {
+    let (web, echo) = (H1App::echo().await?, TcpApp::echo().await?);
+    let mut mesh = Plan::default()
+        .over_ipv6()
+        .service("web", "http", &[web.addr])
+        .service("echo", "tcp", &[echo.addr])
+        .start(&world)
+        .await?;
+    ensure!(mesh.to("web")?.is_ipv6() && mesh.inbound("web", 0)?.listen.is_ipv6());
+    get_ok(mesh.to("web")?, "/").await?;
+    let mut client = Client::connect(mesh.to("echo")?).await?;
+    client.send("hello").await?;
+    ensure!(client.bytes(5).await? == b"hello", "other bytes came back");
     mesh.check_well()
 }
 

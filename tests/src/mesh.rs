@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{Ipv6Addr, SocketAddr};
 
 use anyhow::{Context as _, Result, ensure};
 use outrigger_proto::wire::mesh as wire;
@@ -29,6 +29,7 @@ pub struct Plan {
     access_log: bool,
     workers: Option<usize>,
     labels: Value,
+    ipv6: bool,
 }
 
 /// A change of a service's resource.
@@ -154,6 +155,13 @@ impl Plan {
         self
     }
 
+    /// Sidecars listen, and are found, at `::1`.
+    #[must_use]
+    pub fn over_ipv6(mut self) -> Self {
+        self.ipv6 = true;
+        self
+    }
+
     /// A listener to a service that the mesh does not know.
     #[must_use]
     pub fn ghost(mut self, name: &str) -> Self {
@@ -199,7 +207,7 @@ impl Plan {
             let mut service: wire::Service = serde_json::from_value(service)?;
             spec.edits.drain(..).for_each(|edit| edit(&mut service));
             services.push(serde_json::to_value(service)?);
-            let listen = ports::free()?;
+            let listen = self.free()?;
             listeners.push(json!({"service": spec.name, "port": PORT, "listen": listen}));
             outbound.insert(spec.name.clone(), listen);
             for (i, app) in spec.apps.iter().enumerate() {
@@ -252,8 +260,17 @@ impl Plan {
         Ok(mesh)
     }
 
+    /// Where a sidecar may listen.
+    fn free(&self) -> Result<SocketAddr> {
+        let mut listen = ports::free()?;
+        if self.ipv6 {
+            listen.set_ip(Ipv6Addr::LOCALHOST.into());
+        }
+        Ok(listen)
+    }
+
     fn start_inbound(&self, world: &World, spec: &Spec, i: usize, app: SocketAddr) -> Result<Sidecar> {
-        let listen = ports::free()?;
+        let listen = self.free()?;
         let name = format!("{}-{i}", spec.name);
         let mut config = json!({
             "service": spec.name,

@@ -161,7 +161,7 @@ pub enum Event {
         /// RFC 3339.
         expires: String,
     },
-    /// What became of a breaker or of an endpoint that a sidecar calls.
+    /// What became of a breaker or of an endpoint that a sidecar calls, or what it found of its app.
     TrafficChanged {
         /// `namespace/service`.
         service: String,
@@ -169,7 +169,8 @@ pub enum Event {
         endpoint: Option<String>,
         /// Whose sidecar it is: `namespace/service/instance`. No other caller is touched.
         caller: String,
-        /// `breaker_opened`, `breaker_probing`, `breaker_closed`, `endpoint_ejected`, `endpoint_returned`.
+        /// `breaker_opened`, `breaker_probing`, `breaker_closed`, `endpoint_ejected`, `endpoint_returned`; of the sidecar's own
+        /// app `deadline_dropped`, `deadline_passed_on`.
         what: String,
         /// Why; none when time alone is the cause.
         cause: Option<String>,

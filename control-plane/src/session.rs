@@ -32,12 +32,14 @@ const MAX_TEXT: usize = 512;
 /// A day: no change is older, and no probe further ahead.
 const MAX_SPAN_MS: u64 = 24 * 60 * 60 * 1000;
 /// What a change can be.
-const WHATS: [&str; 5] = [
+const WHATS: [&str; 7] = [
     "breaker_opened",
     "breaker_probing",
     "breaker_closed",
     "endpoint_ejected",
     "endpoint_returned",
+    "deadline_dropped",
+    "deadline_passed_on",
 ];
 
 /// The service.

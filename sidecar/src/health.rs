@@ -7,6 +7,7 @@
 mod app;
 mod dependency;
 mod exposed;
+mod passing;
 mod probe;
 #[cfg(test)]
 mod tests;
@@ -18,7 +19,7 @@ use std::time::{Duration, Instant};
 use futures_util::future::join_all;
 use outrigger_proto::model::Proxy;
 
-pub use app::{App, AppState, Check, Life};
+pub use app::{App, AppState, Check, Finding, Life};
 
 use crate::contain::{Place, Task};
 use crate::shared::Shared;
@@ -42,11 +43,16 @@ pub async fn run(shared: Arc<Shared>) {
         began: Instant::now(),
         looked: None,
     };
-    while task.again(both(&shared, &mut watched)).await {}
+    let mut passing = passing::Watched::default();
+    while task.again(all(&shared, &mut watched, &mut passing)).await {}
 }
 
-async fn both(shared: &Shared, watched: &mut Watched) {
-    tokio::join!(watch_app(shared, watched), watch_dependencies(shared));
+async fn all(shared: &Shared, watched: &mut Watched, passing: &mut passing::Watched) {
+    tokio::join!(
+        watch_app(shared, watched),
+        watch_dependencies(shared),
+        passing::watch(shared, passing)
+    );
 }
 
 /// The app as its probes see it, from one of its starts on.

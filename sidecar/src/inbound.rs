@@ -385,6 +385,7 @@ impl Inbound {
         let now = exchange.started();
         let told = plan.timeout.as_ref().and_then(|v| parse_timeout(v.as_bytes()));
         let deadline = Deadline::new(now, &parts.headers, told, None);
+        self.cell.timed(!deadline.is_none());
         // As it came: what is left is less by microseconds, and the app passes it on, or not.
         if let Some(left) = plan.timeout.as_ref().filter(|_| told.is_some()) {
             parts.headers.insert(fields::TIMEOUT, left.clone());

@@ -198,6 +198,8 @@ impl Outbound {
         let now = exchange.started();
         let told = plan.timeout.as_ref().and_then(|v| parse_timeout(v.as_bytes()));
         let deadline = Deadline::new(now, &parts.headers, told, policy.timeout);
+        // By the app itself: the policy's time-out holds anyway.
+        self.cluster.cell.timed(told.is_some() || deadline.whole.is_some());
         if let Some(left) = deadline.forwarded(now) {
             parts.headers.insert(GRPC_TIMEOUT, left);
         }

@@ -11,6 +11,7 @@ pub mod deadline;
 pub mod external;
 pub mod hedge;
 pub mod outlier;
+pub mod passing;
 pub mod rate;
 pub mod retry;
 pub mod trip;

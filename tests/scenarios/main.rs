@@ -15,6 +15,7 @@ mod cancel;
 mod control_plane;
 mod control_script;
 mod drain;
+mod events;
 mod exposed;
 mod failure;
 mod floods;
@@ -71,6 +72,7 @@ fn main() {
         smuggling::tests(),
         hostile::tests(),
         drain::tests(),
+        events::tests(),
         exposed::tests(),
         floods::tests(),
         grpc_retry::tests(),

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::os::fd::AsRawFd as _;
 use std::path::PathBuf;
+use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
@@ -197,19 +198,66 @@ impl Control {
     /// # Errors
     /// When it does not come up.
     pub async fn workload(&self, world: &World, service: &str, i: usize, app: SocketAddr) -> Result<Sidecar> {
+        self.calling_workload(world, service, i, app, &[]).await
+    }
+
+    /// The same, and the app calls services: each at an address of its own.
+    ///
+    /// # Errors
+    /// When it does not come up.
+    pub async fn calling_workload(
+        &self,
+        world: &World,
+        service: &str,
+        i: usize,
+        app: SocketAddr,
+        calls: &[(&str, SocketAddr)],
+    ) -> Result<Sidecar> {
         let listen = ports::free()?;
         let instance = format!("{service}-{i}");
+        let outbound = |(service, listen): &(&str, SocketAddr)| json!({"service": service, "listen": listen});
         let config = json!({
             "service": service,
             "instance": instance,
             "admin": ports::free()?,
             "state_dir": world.dir().join("state").join(&instance),
             "inbound": [{"name": "http", "protocol": "http", "listen": listen, "app": app}],
+            "outbound": calls.iter().map(outbound).collect::<Vec<_>>(),
         });
         let config = both(config, self.joining(service).await?);
         let mut sidecar = start(world, &instance, config, listen, false)?;
         sidecar.ready().await?;
         Ok(sidecar)
+    }
+
+    /// The command line, led here.
+    ///
+    /// # Errors
+    /// When it has not been built.
+    pub fn command(&self, world: &World, args: &[&str]) -> Result<Command> {
+        let mut command = world.program("outrigger")?;
+        let socket = self.state.join("control-plane.sock");
+        command
+            .args(args)
+            .env("OUTRIGGER_CONTROL_PLANE", format!("unix:{}", socket.display()));
+        Ok(command)
+    }
+
+    /// What a command of the command line prints; it has to succeed.
+    ///
+    /// # Errors
+    /// When it fails.
+    pub async fn say(&self, world: &World, args: &[&str]) -> Result<String> {
+        let mut command = self.command(world, args)?;
+        let output = tokio::task::spawn_blocking(move || command.output());
+        let output = wait::soon("the command's end", async { Ok(output.await??) }).await?;
+        let said = String::from_utf8(output.stdout)?;
+        ensure!(
+            output.status.success(),
+            "{args:?}: {said}{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        Ok(said)
     }
 
     /// A sidecar of a caller of `service`; its first listener leads there.

@@ -7,6 +7,7 @@ use clap::{Args, ValueEnum};
 use comfy_table::{Table, presets};
 use serde::Serialize;
 use serde_json::Value;
+use tokio::signal::unix::{SignalKind, signal};
 
 /// A form of output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -71,13 +72,27 @@ pub(crate) async fn show(watch: bool, page: impl AsyncFn() -> anyhow::Result<Str
         return Ok(());
     }
     let mut ticks = tokio::time::interval_at(tokio::time::Instant::now() + PERIOD, PERIOD);
-    loop {
-        ticks.tick().await;
-        let next = page().await?;
-        if next != last {
-            write(&next)?;
-            last = next;
+    until_interrupted(async {
+        loop {
+            ticks.tick().await;
+            let next = page().await?;
+            if next != last {
+                write(&next)?;
+                last = next;
+            }
         }
+    })
+    .await
+}
+
+/// Goes on with what never ends by itself until it fails, or SIGINT or SIGTERM ends it, which is no failure. Nothing is printed
+/// in part: signals are looked at between the waits of `endless`.
+pub(crate) async fn until_interrupted(endless: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    tokio::select! {
+        ended = endless => ended,
+        _ = interrupt.recv() => Ok(()),
+        _ = terminate.recv() => Ok(()),
     }
 }
 

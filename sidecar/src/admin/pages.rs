@@ -9,7 +9,7 @@ use std::time::Instant;
 use serde::Serialize;
 
 use super::serving;
-use crate::health::{Check, Life};
+use crate::health::{self, Check, Life};
 use crate::register::LeaseState;
 use crate::shared::Shared;
 
@@ -25,6 +25,8 @@ pub(super) struct Health {
     instance: String,
     app: App,
     dependencies: Vec<Dependency>,
+    /// What does not keep requests away and still wants a person.
+    findings: Vec<Finding>,
     lease: Lease,
     identity: Identity,
     control_plane: ControlPlane,
@@ -59,6 +61,13 @@ struct Dependency {
     name: String,
     ok: bool,
     reason: String,
+    age_ms: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct Finding {
+    finding: &'static str,
+    says: String,
     age_ms: u64,
 }
 
@@ -130,6 +139,7 @@ pub(super) fn health(shared: &Shared) -> Health {
         service: shared.name.to_string(),
         instance: shared.bootstrap.instance.clone(),
         dependencies: app.dependencies.iter().map(Dependency::from).collect(),
+        findings: app.findings.iter().map(Finding::from).collect(),
         app: App {
             ok: app.ok(),
             state: app.life.as_str(),
@@ -190,6 +200,16 @@ impl From<&Check> for Dependency {
             ok: check.ok,
             reason: check.reason.clone(),
             age_ms: age(check.at),
+        }
+    }
+}
+
+impl From<&health::Finding> for Finding {
+    fn from(found: &health::Finding) -> Self {
+        Self {
+            finding: found.name,
+            says: found.says.clone(),
+            age_ms: age(found.at),
         }
     }
 }

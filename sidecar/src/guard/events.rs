@@ -16,7 +16,7 @@ pub const KEPT: usize = 256;
 pub struct Event {
     /// When.
     pub at: SystemTime,
-    /// Of which service, as this sidecar calls it.
+    /// Of which service, as this sidecar calls it; the own one for what its app does.
     pub service: ServiceName,
     /// Of which endpoint; none for the service as a whole.
     pub endpoint: Option<String>,
@@ -28,7 +28,7 @@ pub struct Event {
     pub next: Option<Duration>,
 }
 
-/// What became of a breaker or an endpoint.
+/// What became of a breaker or an endpoint, or what was found of the own app.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum What {
     /// No request passes.
@@ -41,6 +41,10 @@ pub enum What {
     Ejected,
     /// It gets requests again.
     Returned,
+    /// The app gets requests with a deadline and calls others without one.
+    DeadlineDropped,
+    /// The app passes it on.
+    DeadlinePassedOn,
 }
 
 impl What {
@@ -53,6 +57,8 @@ impl What {
             Self::BreakerClosed => "breaker_closed",
             Self::Ejected => "endpoint_ejected",
             Self::Returned => "endpoint_returned",
+            Self::DeadlineDropped => "deadline_dropped",
+            Self::DeadlinePassedOn => "deadline_passed_on",
         }
     }
 }

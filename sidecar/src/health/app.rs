@@ -50,6 +50,8 @@ pub struct AppState {
     pub start: u64,
     /// Its process, when the supervisor said so.
     pub pid: Option<u32>,
+    /// What is well enough and could be better.
+    pub findings: Vec<Finding>,
 }
 
 impl AppState {
@@ -73,6 +75,17 @@ pub struct Check {
     pub at: Instant,
 }
 
+/// Something that a person should look into; the app gets its requests all the same.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    /// Its name, for programs.
+    pub name: &'static str,
+    /// What was found and what helps.
+    pub says: String,
+    /// Since when.
+    pub at: Instant,
+}
+
 /// The app's state; safe to use from any thread.
 #[derive(Debug)]
 pub struct App {
@@ -92,6 +105,7 @@ impl Default for App {
                 dependencies: Vec::new(),
                 start: 0,
                 pid: None,
+                findings: Vec::new(),
             }),
             nudge: Notify::new(),
             hint: AtomicBool::new(false),
@@ -202,6 +216,16 @@ impl App {
                     .all(|(a, b)| (&a.name, a.ok, &a.reason) == (&b.name, b.ok, &b.reason));
             s.dependencies = checks;
             !same
+        });
+    }
+
+    /// Adds or replaces the finding `name`; none takes it away. Nobody is woken: it changes nothing for callers.
+    pub(super) fn find(&self, name: &'static str, says: Option<String>) {
+        self.state.send_if_modified(|s| {
+            s.findings.retain(|finding| finding.name != name);
+            let at = Instant::now();
+            s.findings.extend(says.map(|says| Finding { name, says, at }));
+            false
         });
     }
 

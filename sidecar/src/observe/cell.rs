@@ -34,6 +34,8 @@ pub struct Cell {
     connections_secured: AtomicU64,
     requests_secured: AtomicU64,
     unhashed: AtomicU64,
+    bounded: AtomicU64,
+    unbounded: AtomicU64,
     bytes_in: AtomicU64,
     bytes_out: AtomicU64,
     reasons: [AtomicU64; Reason::COUNT],
@@ -75,6 +77,10 @@ pub struct CellSnapshot {
     pub requests_secured: u64,
     /// Requests without the value that their service is balanced by.
     pub unhashed: u64,
+    /// Requests that bore a deadline when they came.
+    pub bounded: u64,
+    /// Requests that bore none.
+    pub unbounded: u64,
     /// Bytes from the client, opaque connections only.
     pub bytes_in: u64,
     /// Bytes to the client, opaque connections only.
@@ -139,10 +145,19 @@ impl Cell {
     pub fn unhashed(&self) {
         add(&self.unhashed, 1);
     }
+    /// A request goes on, and bore a deadline when it came, or not.
+    pub fn timed(&self, bounded: bool) {
+        add(if bounded { &self.bounded } else { &self.unbounded }, 1);
+    }
     /// Opaque bytes moved.
     pub fn moved(&self, from_client: u64, to_client: u64) {
         add(&self.bytes_in, from_client);
         add(&self.bytes_out, to_client);
+    }
+
+    /// How many requests bore a deadline, and how many did not.
+    pub(super) fn timings(&self) -> (u64, u64) {
+        (self.bounded.load(Relaxed), self.unbounded.load(Relaxed))
     }
 
     /// Adds this cell's values to `into`.
@@ -159,6 +174,8 @@ impl Cell {
             (&self.connections_secured, &mut into.connections_secured),
             (&self.requests_secured, &mut into.requests_secured),
             (&self.unhashed, &mut into.unhashed),
+            (&self.bounded, &mut into.bounded),
+            (&self.unbounded, &mut into.unbounded),
             (&self.bytes_in, &mut into.bytes_in),
             (&self.bytes_out, &mut into.bytes_out),
         ];

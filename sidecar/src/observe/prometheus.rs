@@ -31,7 +31,7 @@ pub struct Process {
 /// A value counted per cell: name, type, help.
 type Column = (&'static str, &'static str, &'static str, fn(&CellSnapshot) -> u64);
 
-const COLUMNS: [Column; 8] = [
+const COLUMNS: [Column; 10] = [
     ("outrigger_requests_total", "counter", "Requests that began.", |c| {
         c.requests
     }),
@@ -71,6 +71,18 @@ const COLUMNS: [Column; 8] = [
         "counter",
         "Requests without the value that their service is balanced by; they went to the better of two random endpoints.",
         |c| c.unhashed,
+    ),
+    (
+        "outrigger_bounded_requests_total",
+        "counter",
+        "Requests that bore a deadline when they came; of outbound ones the app passed it on.",
+        |c| c.bounded,
+    ),
+    (
+        "outrigger_unbounded_requests_total",
+        "counter",
+        "Requests that bore no deadline when they came.",
+        |c| c.unbounded,
     ),
 ];
 

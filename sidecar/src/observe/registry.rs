@@ -88,11 +88,13 @@ pub enum Gauge {
     AdmissionInFlight,
     /// Requests that wait for a place at the app.
     AdmissionQueued,
+    /// 1 while the app drops the deadline of its requests.
+    DropsDeadline,
 }
 
 impl Gauge {
     /// All, with metric name and help text.
-    pub const ALL: [(Self, &'static str, &'static str, &'static str); 22] = [
+    pub const ALL: [(Self, &'static str, &'static str, &'static str); 23] = [
         (
             Self::ConnectionsRefused,
             "outrigger_connections_refused_total",
@@ -225,6 +227,12 @@ impl Gauge {
             "gauge",
             "Requests that wait for a place at the app.",
         ),
+        (
+            Self::DropsDeadline,
+            "outrigger_app_drops_deadline",
+            "gauge",
+            "1 while the app gets requests with a deadline and calls others without one.",
+        ),
     ];
 }
 
@@ -309,6 +317,15 @@ impl Stats {
                 (key.clone(), sum)
             })
             .collect()
+    }
+
+    /// How many requests in `direction` bore a deadline when they came, and how many did not.
+    #[must_use]
+    pub fn timings(&self, direction: Direction) -> (u64, u64) {
+        let cells = self.cells.lock();
+        let workers = cells.iter().filter(|(key, _)| key.direction == direction);
+        let each = workers.flat_map(|(_, workers)| workers).map(|cell| cell.timings());
+        each.fold((0, 0), |(a, b), (c, d)| (a.wrapping_add(c), b.wrapping_add(d)))
     }
 
     /// Adds to a process-wide value.

@@ -1,16 +1,17 @@
-//! `outrigger describe`: everything about one service.
+//! `outrigger describe`: everything about one service; what its sidecars found of their apps, as far as they can be asked from here.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Args;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::get::{endpoints, ports};
-use super::routes;
+use super::{health, routes};
 use crate::output::{self, Watched, cell, table};
-use crate::plane::{Target, service_name};
+use crate::plane::{Plane, Target, service_name};
 
-/// Show everything about one service: routes, what is in force and who says it, endpoints, callers
+/// Show everything about one service: routes, what is in force and who says it, endpoints, callers, findings
 #[derive(Debug, Clone, Args)]
 pub(crate) struct DescribeArgs {
     /// As `service` or `namespace/service`
@@ -27,11 +28,27 @@ pub(crate) fn describe(args: &DescribeArgs) -> anyhow::Result<ExitCode> {
     let plane = args.target.plane()?;
     let path = format!("/v1/services/{namespace}/{service}");
     super::runtime()?.block_on(output::show(args.output.watch, async || {
-        let detail = plane.get(&path).await?;
+        let mut detail = plane.get(&path).await?;
+        detail["findings"] = findings(&plane, &format!("{namespace}/{service}")).await;
         args.output.output.text(&detail, page)
     }))?;
     Ok(ExitCode::SUCCESS)
 }
+
+/// What the service's sidecars found. One that does not answer from here says nothing: everything else is worth showing.
+async fn findings(plane: &Plane, service: &str) -> Value {
+    let asked = tokio::time::timeout(PATIENCE, health::ask(plane, Some(service), "/health")).await;
+    let all = asked.ok().and_then(Result::ok).unwrap_or_default();
+    let each = all.iter().flat_map(|one| {
+        let instance = one.get("instance").cloned().unwrap_or_default();
+        health::findings(one)
+            .map(move |(finding, says)| json!({"instance": instance, "finding": finding, "says": says}))
+    });
+    each.collect()
+}
+
+/// For all sidecars together.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 fn page(detail: &Value) -> String {
     let mut lines: Vec<(String, String)> = [
@@ -89,6 +106,14 @@ fn page(detail: &Value) -> String {
         text.push_str(&table(
             &["KEY", "VALUE", "FROM", "AT"],
             list("settings").iter().filter(own).map(row),
+        ));
+    }
+    if !list("findings").is_empty() {
+        text.push_str(&title("FINDINGS"));
+        let row = |found: &Value| ["instance", "finding", "says"].map(|key| cell(found.get(key))).to_vec();
+        text.push_str(&table(
+            &["INSTANCE", "FINDING", "SAYS"],
+            list("findings").iter().map(row),
         ));
     }
     format!("{text}{}{}", title("INSTANCES"), endpoints(list("instances")))

@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::output::{self, Format, Output, cell, table};
 use crate::plane::{Plane, Target, service_name};
 
-/// Show what happened lately: configurations, registrations, certificates, breakers, ejected endpoints
+/// Show what happened lately: configurations, registrations, certificates, breakers, ejected endpoints, findings
 ///
 /// The control plane keeps the last 1000 changes of breakers and endpoints, which sidecars tell, and the last 1000 others.
 #[derive(Debug, Clone, Args)]
@@ -50,15 +50,18 @@ pub(crate) fn events(args: &EventsArgs) -> anyhow::Result<ExitCode> {
             output::print(&args.output.text(&lately, |lately| page(lately))?)?;
         }
         if args.follow {
-            loop {
-                tokio::time::sleep(PERIOD).await;
-                let new = next(&plane, &mut after).await?;
-                let new: Vec<Value> = new
-                    .into_iter()
-                    .filter(|event| names(event, service.as_deref()))
-                    .collect();
-                lines(&new, args.output.output)?;
-            }
+            let on = async {
+                loop {
+                    tokio::time::sleep(PERIOD).await;
+                    let new = next(&plane, &mut after).await?;
+                    let new: Vec<Value> = new
+                        .into_iter()
+                        .filter(|event| names(event, service.as_deref()))
+                        .collect();
+                    lines(&new, args.output.output)?;
+                }
+            };
+            output::until_interrupted(on).await?;
         }
         Ok::<_, anyhow::Error>(())
     })?;

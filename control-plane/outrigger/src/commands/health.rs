@@ -73,6 +73,14 @@ pub(crate) async fn ask(plane: &Plane, service: Option<&str>, page: &str) -> any
     Ok(answers)
 }
 
+/// What a sidecar found of its app that does not keep requests away: name and text.
+pub(crate) fn findings(health: &Value) -> impl Iterator<Item = (String, String)> {
+    let all = health.get("findings").and_then(Value::as_array);
+    all.into_iter()
+        .flatten()
+        .map(|one| (cell(one.get("finding")), cell(one.get("says"))))
+}
+
 fn page(all: &[Value]) -> String {
     let mut rows = Vec::new();
     for one in all {
@@ -87,6 +95,7 @@ fn page(all: &[Value]) -> String {
                 reasons.push(format!("{name}: {reason} ({})", age(part.get("age_ms"))));
             }
         }
+        reasons.extend(findings(one).map(|(name, says)| format!("{name}: {says}")));
         reasons.retain(|reason| reason != "-");
         rows.push(vec![
             cell(one.get("service")),

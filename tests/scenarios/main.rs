@@ -20,6 +20,7 @@ mod exposed;
 mod failure;
 mod floods;
 mod foreign;
+mod goodbye;
 mod grpc_retry;
 mod harness;
 mod hostile;
@@ -62,6 +63,7 @@ fn main() {
         toxics::tests(),
         opaque::tests(),
         processes::tests(),
+        goodbye::tests(),
         protect::tests(),
         opaque_policy::tests(),
         proxy::tests(),

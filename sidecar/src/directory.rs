@@ -21,7 +21,7 @@ use tokio::sync::watch;
 
 use self::traffic::Traffic;
 use crate::observe::{Gauge, Stats};
-use crate::protect::Protection;
+use crate::protect::{Protection, Quotas};
 
 /// All that is known, shared by every thread.
 #[derive(Debug)]
@@ -29,6 +29,7 @@ pub struct Directory {
     /// The workload's service.
     own: ServiceName,
     stats: Arc<Stats>,
+    quotas: Arc<Quotas>,
     destinations: Mutex<HashMap<ServiceName, Arc<Destination>>>,
     /// Grows whenever the set of wanted services changes; `discover` subscribes by it.
     wanted: watch::Sender<u64>,
@@ -77,10 +78,18 @@ impl Admission {
 }
 
 /// What bounds the requests to the app; what was in force stays when it cannot be read.
-fn protection(proxy: &Proxy, before: Option<&Arc<Protection>>, stats: &Stats) -> Option<Arc<Protection>> {
+fn protection(
+    proxy: &Proxy,
+    before: Option<&Arc<Protection>>,
+    quotas: &Quotas,
+    stats: &Stats,
+) -> Option<Arc<Protection>> {
     let now = std::time::Instant::now();
-    match Protection::new(proxy, before.map(|b| &**b), stats, now) {
-        Ok(protection) => protection.map(Arc::new),
+    match Protection::new(proxy, before.map(|b| &**b), quotas, stats, now) {
+        Ok(protection) => {
+            quotas.replace(protection.as_ref().map(Protection::quotas).unwrap_or_default());
+            protection.map(Arc::new)
+        }
         Err(error) => {
             tracing::error!(%error, "the bounds of requests stay as they were: the new ones cannot be read");
             before.cloned()
@@ -118,7 +127,7 @@ pub enum Known {
 impl Directory {
     /// An empty directory for the workload whose settings start as `proxy`.
     #[must_use]
-    pub fn new(proxy: Proxy, stats: Arc<Stats>) -> Self {
+    pub fn new(proxy: Proxy, quotas: Arc<Quotas>, stats: Arc<Stats>) -> Self {
         Self {
             own: proxy.name.clone(),
             destinations: Mutex::new(HashMap::new()),
@@ -127,10 +136,11 @@ impl Directory {
             admission: ArcSwap::from_pointee(Admission::new(
                 &proxy,
                 NO_TRUST_DOMAIN,
-                protection(&proxy, None, &stats),
+                protection(&proxy, None, &quotas, &stats),
             )),
             proxy: ArcSwap::from_pointee(proxy),
             stats,
+            quotas,
             proxy_changed: watch::Sender::new(()),
             generation: AtomicU64::new(0),
             started: std::time::Instant::now(),
@@ -148,7 +158,7 @@ impl Directory {
         self.logs_requests
             .store(proxy.access_log == AccessLog::Json, Ordering::Relaxed);
         let before = self.admission.load_full();
-        let protection = protection(&proxy, before.protection.as_ref(), &self.stats);
+        let protection = protection(&proxy, before.protection.as_ref(), &self.quotas, &self.stats);
         let admission = Admission::new(&proxy, &before.trust_domain, protection);
         self.proxy.store(Arc::new(proxy));
         self.admission.store(Arc::new(admission));

@@ -4,6 +4,7 @@
 //! all workers, so that limits are exact whatever their number.
 
 mod gate;
+mod quota;
 #[cfg(test)]
 mod tests;
 
@@ -16,6 +17,7 @@ use outrigger_proto::model::{FieldError, Priority, Proxy, RateLimit, RateLimitBy
 use outrigger_proto::routes::{Asked, Matches, Routes};
 
 pub use self::gate::{Gate, Held, Met, Place, Queued, Shed};
+pub use self::quota::{Quota, Quotas, Standing};
 use crate::observe::Stats;
 use crate::observe::count::{Count, Family};
 use crate::policy::rate::{At, Bucket, Keyed, Rate};
@@ -42,6 +44,8 @@ struct Limited {
     name: Arc<str>,
     matches: Matches,
     rate: Rate,
+    /// Only a share of the rate holds here.
+    quota: Option<Arc<Quota>>,
     buckets: Arc<Buckets>,
     refused: Count,
 }
@@ -67,11 +71,18 @@ pub struct TooMany {
 }
 
 impl Protection {
-    /// Of `proxy`; none when it asks for nothing. What `before` has counted goes on.
+    /// Of `proxy`; none when it asks for nothing. What `before` has counted goes on. Limits of all instances together are
+    /// [`quotas`](Self::quotas) from then on.
     ///
     /// # Errors
     /// When a match is not one; the resource should have been refused.
-    pub fn new(proxy: &Proxy, before: Option<&Self>, stats: &Stats, now: Instant) -> Result<Option<Self>, FieldError> {
+    pub fn new(
+        proxy: &Proxy,
+        before: Option<&Self>,
+        quotas: &Quotas,
+        stats: &Stats,
+        now: Instant,
+    ) -> Result<Option<Self>, FieldError> {
         let gate = before.and_then(|b| b.gate.clone());
         let gate = match (proxy.admission, gate) {
             (None, gate) => {
@@ -89,9 +100,18 @@ impl Protection {
         if gate.is_none() && proxy.rate_limits.is_empty() {
             return Ok(None);
         }
+        let began = before.map_or(now, |b| b.began);
         let limits = proxy.rate_limits.iter().map(|setting| {
-            let old = before.and_then(|b| b.limits.iter().find(|l| l.setting == *setting));
-            Limited::new(setting, old, stats)
+            let named = before.and_then(|b| b.limits.iter().find(|l| *l.name == *setting.name));
+            let counted = match named {
+                Some(old) if old.setting == *setting => Counted::of(old),
+                _ => {
+                    let share = named.and_then(|old| old.quota.as_ref()).map(|quota| quota.share());
+                    let share = share.unwrap_or_else(|| quotas.start());
+                    Counted::new(setting, share, (began, now), stats)
+                }
+            };
+            Limited::new(setting, counted, stats)
         });
         let rules = proxy.priorities.iter().map(|rule| &*rule.matches);
         Ok(Some(Self {
@@ -99,7 +119,7 @@ impl Protection {
             priorities: Routes::of(rules).map_err(|(_, error)| error)?,
             given: proxy.priorities.iter().map(|rule| rule.priority).collect(),
             gate,
-            began: before.map_or(now, |b| b.began),
+            began,
         }))
     }
 
@@ -134,6 +154,12 @@ impl Protection {
         Some((gate, priority.unwrap_or_default()))
     }
 
+    /// The limits of all instances together.
+    #[must_use]
+    pub fn quotas(&self) -> Vec<Arc<Quota>> {
+        self.limits.iter().filter_map(|limit| limit.quota.clone()).collect()
+    }
+
     /// Limit of requests at the app, how many are there, and how many wait.
     #[must_use]
     pub fn figures(&self) -> Option<[u32; 3]> {
@@ -142,19 +168,14 @@ impl Protection {
 }
 
 impl Limited {
-    fn new(setting: &RateLimit, old: Option<&Self>, stats: &Stats) -> Result<Self, FieldError> {
-        let buckets = || {
-            Arc::new(match setting.by {
-                RateLimitBy::All => Buckets::One(Bucket::default()),
-                RateLimitBy::Caller | RateLimitBy::Header(_) => Buckets::Each(Keyed::new(KEYS), RandomState::new()),
-            })
-        };
+    fn new(setting: &RateLimit, counted: Counted, stats: &Stats) -> Result<Self, FieldError> {
         Ok(Self {
             setting: setting.clone(),
             name: setting.name.as_str().into(),
             matches: Matches::compile(&setting.matches)?,
             rate: Rate::new(setting.requests, setting.period, setting.burst),
-            buckets: old.map_or_else(buckets, |old| old.buckets.clone()),
+            quota: counted.quota,
+            buckets: counted.buckets,
             refused: stats.counts.get(Family::RateLimited, &[("limit", &setting.name)]),
         })
     }
@@ -168,9 +189,10 @@ impl Limited {
         if !self.meets(asked) {
             return Ok(());
         }
+        let rate = self.quota.as_ref().map_or(self.rate, |quota| quota.rate());
         match &*self.buckets {
-            Buckets::One(bucket) => bucket.take(at, &self.rate),
-            Buckets::Each(buckets, hash) => buckets.take(self.key(hash, asked, caller), at, &self.rate),
+            Buckets::One(bucket) => bucket.take(at, &rate),
+            Buckets::Each(buckets, hash) => buckets.take(self.key(hash, asked, caller), at, &rate),
         }
     }
 
@@ -178,9 +200,10 @@ impl Limited {
         if !self.meets(asked) {
             return;
         }
+        let rate = self.quota.as_ref().map_or(self.rate, |quota| quota.now());
         match &*self.buckets {
-            Buckets::One(bucket) => bucket.put_back(&self.rate),
-            Buckets::Each(buckets, hash) => buckets.put_back(self.key(hash, asked, caller), &self.rate),
+            Buckets::One(bucket) => bucket.put_back(&rate),
+            Buckets::Each(buckets, hash) => buckets.put_back(self.key(hash, asked, caller), &rate),
         }
     }
 
@@ -188,6 +211,42 @@ impl Limited {
         match &self.setting.by {
             RateLimitBy::Header(name) => hash.hash_one((asked.field)(name)),
             _ => hash.hash_one(caller.map(SpiffeId::as_str)),
+        }
+    }
+}
+
+/// What goes on while a limit stays the same.
+struct Counted {
+    buckets: Arc<Buckets>,
+    quota: Option<Arc<Quota>>,
+}
+
+impl Counted {
+    fn of(limit: &Limited) -> Self {
+        Self {
+            buckets: limit.buckets.clone(),
+            quota: limit.quota.clone(),
+        }
+    }
+
+    /// `share`: how much of it holds here if it is one of all instances together.
+    fn new(setting: &RateLimit, share: u32, (began, now): (Instant, Instant), stats: &Stats) -> Self {
+        let bucket = || match setting.mesh && share < RateLimit::WHOLE {
+            // Whoever joins brings no burst of its own.
+            true => {
+                let whole = Rate::new(setting.requests, setting.period, setting.burst);
+                Bucket::scarce(At::new(began, now), &whole.part(share, RateLimit::WHOLE))
+            }
+            false => Bucket::default(),
+        };
+        let buckets = Arc::new(match setting.by {
+            RateLimitBy::All => Buckets::One(bucket()),
+            RateLimitBy::Caller | RateLimitBy::Header(_) => Buckets::Each(Keyed::new(KEYS), RandomState::new()),
+        });
+        let quota = || Arc::new(Quota::new(setting, share, buckets.clone(), began, stats));
+        Self {
+            quota: setting.mesh.then(quota),
+            buckets,
         }
     }
 }

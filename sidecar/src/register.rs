@@ -5,6 +5,7 @@
 
 mod lease;
 mod session;
+mod share;
 mod talk;
 #[cfg(test)]
 mod tests;

@@ -17,6 +17,7 @@ use crate::guard::events::Events;
 use crate::health::App;
 use crate::identify::Identity;
 use crate::observe::Stats;
+use crate::protect::Quotas;
 use crate::register::Lease;
 use crate::tunnel;
 
@@ -33,6 +34,8 @@ pub struct Shared {
     pub identity: Arc<Identity>,
     /// Counters.
     pub stats: Arc<Stats>,
+    /// Rate limits that all instances of the service keep together.
+    pub quotas: Arc<Quotas>,
     /// What was learnt of services by calling them.
     pub guards: Guards,
     /// Changes of breakers and endpoints on their way to the control plane.
@@ -75,11 +78,13 @@ impl Shared {
         own_listeners.extend(bootstrap.outbound.iter().map(|o| o.listen));
         own_listeners.extend(bootstrap.http_proxy);
         let (stats, events) = (Arc::<Stats>::default(), Arc::<Events>::default());
+        let quotas = Arc::new(Quotas::new(bootstrap.control_plane.is_some()));
         Ok(Self {
             guards: Guards::new(events.clone(), stats.clone()),
             events,
             name,
-            directory: Directory::new(proxy, stats.clone()),
+            directory: Directory::new(proxy, quotas.clone(), stats.clone()),
+            quotas,
             identity: Arc::new(Identity::new(bootstrap.identity.as_ref())),
             stats,
             tunnels: Arc::default(),

@@ -40,12 +40,14 @@ impl Entry {
         Self::new(wire.encode_to_vec(), needs)
     }
 
-    /// One workload's own settings; rules of who may call need a sidecar that keeps them.
+    /// One workload's own settings; rules of who may call need a sidecar that keeps them, and rate limits of all instances
+    /// together one that takes its share: another would let through the whole rate by itself.
     #[must_use]
     pub fn proxy(wire: &mesh::Proxy) -> Self {
         let mut needs = vec![features::RESOURCES_V1];
         needs.extend(is_mutual(wire.mode).then_some(features::MTLS));
         needs.extend(wire.access.is_some().then_some(features::ACCESS));
+        needs.extend(wire.rate_limits.iter().any(|l| l.mesh).then_some(features::QUOTA));
         Self::new(wire.encode_to_vec(), needs)
     }
 

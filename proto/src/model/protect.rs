@@ -54,6 +54,13 @@ pub struct RateLimit {
     pub mesh: bool,
 }
 
+impl RateLimit {
+    /// In these parts the rate of a limit that holds for all instances together is divided.
+    pub const WHOLE: u32 = 1_000_000;
+    /// What an instance lets through of such a limit until the control plane told it its first share.
+    pub const START: u32 = Self::WHOLE / 10;
+}
+
 /// Whose requests share a bucket.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RateLimitBy {

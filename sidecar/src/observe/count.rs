@@ -1,4 +1,4 @@
-//! Counters whose names come from configuration: of routes, copies and faults.
+//! Counters whose names come from configuration: of routes, copies, faults and rate limits.
 //!
 //! All workers write one counter: what they write is rare, or belongs to services that have routes. A counter that
 //! configuration no longer names is forgotten; one that it still names goes on.
@@ -24,13 +24,17 @@ pub enum Family {
     Faults,
     /// Requests refused by a rate limit.
     RateLimited,
+    /// Requests that came to a rate limit of all instances together.
+    RateAsked,
+    /// How much of such a limit this sidecar lets through; goes up and down.
+    RateShare,
     /// Requests that were not handed to the app because it had enough to do.
     Shed,
 }
 
 impl Family {
-    /// All, with metric name and help text.
-    pub const ALL: [(Self, &'static str, &'static str); 6] = [
+    /// All, with metric name and help text. What does not end in `_total` is a gauge.
+    pub const ALL: [(Self, &'static str, &'static str); 8] = [
         (
             Self::Routed,
             "outrigger_route_requests_total",
@@ -53,6 +57,16 @@ impl Family {
             "Requests refused by a rate limit, by its name.",
         ),
         (
+            Self::RateAsked,
+            "outrigger_rate_limit_asked_total",
+            "Requests that came to a rate limit of all instances together, let through or not, by its name.",
+        ),
+        (
+            Self::RateShare,
+            "outrigger_rate_limit_share_millionths",
+            "Part of the rate of a rate limit of all instances together that this one lets through.",
+        ),
+        (
             Self::Shed,
             "outrigger_admission_shed_total",
             "Requests not handed to the app because it had enough to do, by priority and cause.",
@@ -68,6 +82,17 @@ impl Count {
     /// One more.
     pub fn add(&self) {
         self.0.fetch_add(1, Relaxed);
+    }
+
+    /// How many so far.
+    #[must_use]
+    pub fn value(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+
+    /// Another value, of what goes up and down.
+    pub fn set(&self, value: u64) {
+        self.0.store(value, Relaxed);
     }
 }
 

@@ -151,7 +151,8 @@ pub fn render(stats: &Stats, process: &Process, app_ok: bool) -> String {
         page.histogram("outrigger_request_duration_seconds", labels, &c.latency);
     }
     for (family, name, help) in Family::ALL {
-        page.family(name, "counter", help);
+        let kind = if name.ends_with("_total") { "counter" } else { "gauge" };
+        page.family(name, kind, help);
         for (labels, n) in stats.counts.snapshot(family) {
             page.sample(name, &labels, n);
         }

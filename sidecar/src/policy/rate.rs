@@ -14,17 +14,44 @@ pub struct Rate {
     interval: u64,
     /// How far the moment of fullness may lie ahead.
     tolerance: u64,
+    burst: u32,
 }
 
 impl Rate {
     /// `requests` in `period`, of which `burst` (at least 1) may come at once.
     #[must_use]
     pub fn new(requests: u64, period: Duration, burst: u32) -> Self {
-        let interval = nanos(period).div_ceil(requests.max(1)).max(1);
+        Self::every(nanos(period).div_ceil(requests.max(1)).max(1), burst)
+    }
+
+    fn every(interval: u64, burst: u32) -> Self {
+        let burst = burst.max(1);
         Self {
             interval,
-            tolerance: interval.saturating_mul(u64::from(burst.max(1)) - 1),
+            tolerance: interval.saturating_mul(u64::from(burst) - 1),
+            burst,
         }
+    }
+
+    /// `part` of `whole` of this rate, of the burst too (at least 1).
+    #[must_use]
+    pub fn part(&self, part: u32, whole: u32) -> Self {
+        let (part, whole) = (part.clamp(1, whole.max(1)), whole.max(1));
+        // The wide division, which is the slow one, only for rates of less than a few an hour.
+        let interval = match self.interval.checked_mul(u64::from(whole)) {
+            Some(product) => product.div_ceil(u64::from(part)),
+            None => {
+                let product = u128::from(self.interval) * u128::from(whole);
+                u64::try_from(product.div_ceil(u128::from(part))).unwrap_or(u64::MAX)
+            }
+        };
+        let burst = u64::from(self.burst) * u64::from(part) / u64::from(whole);
+        Self::every(interval, u32::try_from(burst).unwrap_or(u32::MAX))
+    }
+
+    /// How far ahead the moment of fullness of an empty bucket lies.
+    fn empty(&self) -> u64 {
+        self.tolerance.saturating_add(self.interval)
     }
 }
 
@@ -69,6 +96,29 @@ impl Default for Bucket {
 }
 
 impl Bucket {
+    /// One that holds a single request at `now`, and fills at `rate`.
+    #[must_use]
+    pub fn scarce(now: At, rate: &Rate) -> Self {
+        Self {
+            full: AtomicU64::new(now.0.saturating_add(rate.tolerance).min(CLOSED - 1)),
+        }
+    }
+
+    /// Keeps what it holds, as a number of requests, when another rate begins; at most as many as the new one's burst.
+    pub fn change(&self, now: At, old: &Rate, new: &Rate) {
+        let mut full = self.full.load(SeqCst);
+        while full != CLOSED {
+            let held = u128::from(old.empty().saturating_sub(full.saturating_sub(now.0)));
+            let held = held * u128::from(new.interval) / u128::from(old.interval);
+            let missing = new.empty().saturating_sub(u64::try_from(held).unwrap_or(u64::MAX));
+            let next = now.0.saturating_add(missing).min(CLOSED - 1);
+            match self.full.compare_exchange_weak(full, next, SeqCst, SeqCst) {
+                Ok(_) => return,
+                Err(seen) => full = seen,
+            }
+        }
+    }
+
     /// Takes one.
     ///
     /// # Errors

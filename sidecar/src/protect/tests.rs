@@ -151,6 +151,8 @@ fn what_was_counted_goes_on_while_a_limit_stays_the_same() {
     use outrigger_proto::model::{Proxy, RateLimit, RateLimitBy};
     use outrigger_proto::routes::Asked;
 
+    use crate::protect::Quotas;
+
     let limit = |name: &str, by| RateLimit {
         name: name.into(),
         matches: Vec::new(),
@@ -162,9 +164,9 @@ fn what_was_counted_goes_on_while_a_limit_stays_the_same() {
     };
     let mut proxy = Proxy::new("default/post".parse().expect("a name"));
     proxy.rate_limits = vec![limit("all", RateLimitBy::Header("x-user".into()))];
-    let (stats, now) = (Stats::default(), Instant::now());
+    let (stats, now, quotas) = (Stats::default(), Instant::now(), Quotas::new(true));
     let made = |before: Option<&Protection>, proxy: &Proxy| {
-        Protection::new(proxy, before, &stats, now)
+        Protection::new(proxy, before, &quotas, &stats, now)
             .expect("valid")
             .expect("some")
     };
@@ -192,6 +194,6 @@ fn what_was_counted_goes_on_while_a_limit_stays_the_same() {
     proxy.rate_limits.pop();
     assert!(count(&made(Some(&second), &proxy), "d").is_ok());
     proxy.rate_limits.clear();
-    let none = Protection::new(&proxy, Some(&second), &stats, now).expect("valid");
+    let none = Protection::new(&proxy, Some(&second), &quotas, &stats, now).expect("valid");
     assert!(none.is_none(), "nothing is asked for");
 }

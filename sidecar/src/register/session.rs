@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use tonic::transport::Channel;
 
 use super::LeaseState;
+use super::share::Sharing;
 use super::talk::{Fact, Retry, Talk};
 use crate::config::Admin;
 use crate::contain::{Place, Task};
@@ -42,6 +43,8 @@ struct Session<'a> {
     applied: BTreeMap<(ResourceType, String), Outcome>,
     /// Changes that were dropped, as far as the control plane was told.
     dropped: u64,
+    /// Rate limits that all instances keep together.
+    sharing: Sharing,
 }
 
 pub(super) async fn run(shared: &Shared, url: &str) {
@@ -61,6 +64,7 @@ pub(super) async fn run(shared: &Shared, url: &str) {
         retry_at: None,
         applied: BTreeMap::new(),
         dropped: 0,
+        sharing: Sharing::new(shared.quotas.clone()),
     };
     // What was registered is remembered over a panic; the stream begins afresh.
     while task.again(converse(&mut session, &channel, &admin)).await {
@@ -78,6 +82,7 @@ async fn converse(session: &mut Session<'_>, channel: &Channel, admin: &str) {
     let mut app = shared.app.watch();
     let mut drain = shared.drain.watch();
     let mut resources = shared.discovery.changes();
+    let mut quotas = shared.quotas.changes();
     loop {
         // Every sender lives in `shared`, so the watches cannot end. All arms are cancel safe.
         let said = tokio::select! {
@@ -85,6 +90,8 @@ async fn converse(session: &mut Session<'_>, channel: &Channel, admin: &str) {
             _ = drain.changed() => session.facts(),
             _ = resources.changed() => session.versions(),
             () = shared.events.some(), if session.heard => session.changes(),
+            _ = quotas.changed() => session.number_one(|s| s.sharing.changed()),
+            () = at(session.sharing.due()) => session.number_one(|s| s.sharing.measured()),
             () = at(session.renew_at) => session.renew(),
             () = at(session.retry_at) => {
                 session.retry_at = None;
@@ -110,6 +117,7 @@ impl Session<'_> {
         self.applied.clear();
         (self.last_id, self.greeted, self.heard) = (0, true, false);
         (self.renew_at, self.retry_at) = (None, None);
+        self.sharing.end();
         let bootstrap = &self.shared.bootstrap;
         let hello = Body::Hello(Hello {
             namespace: bootstrap.namespace.clone(),
@@ -129,6 +137,7 @@ impl Session<'_> {
     fn end(&mut self, why: String) -> Vec<Up> {
         (self.greeted, self.heard) = (false, false);
         (self.renew_at, self.retry_at) = (None, None);
+        self.sharing.end();
         if matches!(self.shared.lease.now().0, LeaseState::Held | LeaseState::Asked) {
             self.shared.lease.set(LeaseState::Disconnected, why);
         }
@@ -242,8 +251,10 @@ impl Session<'_> {
         let bodies = match down.body {
             Some(DownBody::Welcome(welcome)) => {
                 tracing::info!(version = %welcome.control_plane_version, "the control plane welcomes this sidecar");
-                Vec::new()
+                let divides = welcome.features.iter().any(|f| f == features::QUOTA);
+                divides.then(|| self.sharing.begin()).flatten().into_iter().collect()
             }
+            Some(DownBody::Shares(shares)) => self.sharing.take(&shares).into_iter().collect(),
             Some(DownBody::Registered(registered)) => {
                 let before = self.shared.lease.now().0;
                 let state = self
@@ -291,6 +302,11 @@ impl Session<'_> {
                 Vec::new()
             }
         }
+    }
+
+    fn number_one(&mut self, say: impl FnOnce(&mut Self) -> Option<Body>) -> Vec<Up> {
+        let said = say(self);
+        self.number(said.into_iter().collect())
     }
 
     fn number(&mut self, bodies: Vec<Body>) -> Vec<Up> {

@@ -1,5 +1,7 @@
 //! What is said when (tables), and the session against a real server.
 
+mod sharing;
+
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -62,6 +62,45 @@ fn every_key_has_its_own_bucket_and_none_in_use_is_forgotten() {
 }
 
 #[test]
+fn a_part_of_a_rate_is_a_part_of_its_burst_and_at_least_one() {
+    let second = Duration::from_secs(1);
+    let whole = Rate::new(100, second, 50);
+    assert_eq!(whole.part(1_000_000, 1_000_000), whole);
+    assert_eq!(whole.part(400_000, 1_000_000), Rate::new(40, second, 20));
+    assert_eq!(whole.part(10_000, 1_000_000), Rate::new(1, second, 1));
+    // Rounded so that parts never make more than the whole.
+    let odd = Rate::new(1, Duration::from_nanos(7), 1).part(3, 10);
+    assert_eq!(odd, Rate::new(1, Duration::from_nanos(24), 1));
+    // Of the rarest there is: no overflow, and more is never let through.
+    let rare = Rate::new(1, Duration::from_secs(u32::MAX.into()), 1).part(1, 1_000_000);
+    let (bucket, start) = (Bucket::default(), Instant::now());
+    let take = || bucket.take(At::new(start, start), &rare);
+    assert!(take().is_ok() && take().is_err());
+}
+
+#[test]
+fn what_a_bucket_holds_stays_when_its_rate_changes() {
+    let start = Instant::now();
+    let at = |millis| At::new(start, start + ms(millis));
+    let rate = |requests, burst| Rate::new(requests, Duration::from_secs(1), burst);
+    let pass =
+        |bucket: &Bucket, millis, rate: &Rate| (0..200).filter(|_| bucket.take(at(millis), rate).is_ok()).count();
+    let scarce = Bucket::scarce(at(0), &rate(100, 50));
+    assert_eq!(pass(&scarce, 0, &rate(100, 50)), 1);
+    let bucket = Bucket::scarce(at(0), &rate(10, 5));
+    bucket.change(at(0), &rate(10, 5), &rate(90, 45));
+    assert_eq!(pass(&bucket, 0, &rate(90, 45)), 1, "a larger share is no burst");
+    assert_eq!(pass(&bucket, 105, &rate(90, 45)), 9, "and fills faster from then on");
+    bucket.change(at(300), &rate(90, 45), &rate(10, 5));
+    assert_eq!(pass(&bucket, 300, &rate(10, 5)), 5, "at most the new burst");
+    bucket.change(at(60_000), &rate(10, 5), &rate(20, 10));
+    assert_eq!(pass(&bucket, 60_000, &rate(20, 10)), 5, "what it held before");
+    let full = Bucket::default();
+    full.change(at(1), &rate(10, 5), &rate(10, 5));
+    assert_eq!(pass(&full, 1, &rate(10, 5)), 5);
+}
+
+#[test]
 fn workers_share_a_bucket_exactly() {
     let start = Instant::now();
     let rate = Rate::new(1, Duration::from_secs(3600), 1000);

@@ -15,7 +15,7 @@ use clap::Args;
 use crossterm::event::{Event, EventStream, KeyCode, KeyEventKind, KeyModifiers};
 use futures_util::StreamExt as _;
 use ratatui::DefaultTerminal;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use self::draw::View;
 use self::model::Look;
@@ -61,24 +61,57 @@ pub(crate) fn top(args: &TopArgs) -> anyhow::Result<ExitCode> {
         if anstream::ColorChoice::global() == anstream::ColorChoice::Never {
             crossterm::style::force_color_output(false);
         }
-        // Its panic hook restores the terminal before it says anything.
-        let ended = match ratatui::try_init() {
-            Ok(mut terminal) => run(&mut terminal, &plane, service, first).await,
-            Err(error) => Err(error).context("the terminal cannot be drawn on"),
-        };
-        ratatui::restore();
-        ended
+        // Before anything is drawn: whatever ends it from then on is noticed.
+        let signals = Signals::new()?;
+        on_terminal(async |terminal| run(terminal, signals, &plane, service, first).await).await
     })?;
     Ok(ExitCode::SUCCESS)
 }
 
+/// Gives `draw` the whole terminal, and takes it back however that ends.
+async fn on_terminal(draw: impl AsyncFnOnce(&mut DefaultTerminal) -> anyhow::Result<()>) -> anyhow::Result<()> {
+    // Its panic hook restores the terminal before it says anything. The cursor comes back with the end of `terminal`.
+    let ended = match ratatui::try_init() {
+        Ok(mut terminal) => draw(&mut terminal).await,
+        Err(error) => Err(error).context("the terminal cannot be drawn on"),
+    };
+    ratatui::restore();
+    ended
+}
+
+/// What ends it from outside.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+    hang_up: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+            hang_up: signal(SignalKind::hangup())?,
+        })
+    }
+
+    /// Cancel safe.
+    async fn any(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+            _ = self.hang_up.recv() => {}
+        }
+    }
+}
+
 async fn run(
     terminal: &mut DefaultTerminal,
+    mut signals: Signals,
     plane: &Plane,
     service: Option<String>,
     mut before: Look,
 ) -> anyhow::Result<()> {
-    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     let mut keys = EventStream::new();
     let mut view = View {
         sidecars: before.sidecars(),
@@ -91,8 +124,7 @@ async fn run(
         terminal.draw(|frame| draw::draw(frame, &mut view))?;
         // Whatever is not ready keeps its progress: the stream and the look live outside of the loop.
         tokio::select! {
-            _ = interrupt.recv() => return Ok(()),
-            _ = terminate.recv() => return Ok(()),
+            () = signals.any() => return Ok(()),
             key = keys.next() => match asked(&key.context("the keyboard is gone")??) {
                 Asked::End => return Ok(()),
                 Asked::Scroll(by) => view.scroll(by),
@@ -147,9 +179,53 @@ fn asked(event: &Event) -> Asked {
 
 #[cfg(test)]
 mod tests {
+    use std::process::Command;
+
     use crossterm::event::{Event, KeyCode, KeyEvent, KeyModifiers};
 
-    use super::{Asked, asked};
+    use super::{Asked, asked, on_terminal};
+
+    /// Says to this test, run again on a terminal, how it is to end.
+    const HOW: &str = "OUTRIGGER_TEST_TOP_ENDS";
+    const NAME: &str = "commands::top::tests::the_terminal_is_restored_after_an_error_and_a_panic";
+
+    #[test]
+    fn the_terminal_is_restored_after_an_error_and_a_panic() {
+        if let Ok(how) = std::env::var(HOW) {
+            return ends(&how);
+        }
+        for (how, code) in [("error", 0), ("panic", 101)] {
+            let output = Command::new("python3")
+                .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/terminal.py"))
+                .args(["drawn", "key:x", "--"])
+                .arg(std::env::current_exe().expect("this test"))
+                .args(["--exact", NAME])
+                .arg("--nocapture")
+                .env(HOW, how)
+                .output()
+                .expect("python3");
+            let (said, error) = (
+                String::from_utf8_lossy(&output.stdout),
+                String::from_utf8_lossy(&output.stderr),
+            );
+            let well = format!("code {code} steps left 0 was raw screen left cursor shown modes restored");
+            assert_eq!(said.trim(), well, "{how}: {error}");
+            // What it has to say is on the screen that stays.
+            assert!(error.contains("a reason"), "{how}: {error}");
+        }
+    }
+
+    fn ends(how: &str) {
+        let runtime = crate::commands::runtime().expect("a runtime");
+        let ended = runtime.block_on(on_terminal(async |terminal| {
+            terminal.draw(|frame| frame.render_widget("drawn", frame.area()))?;
+            // A key, so that the terminal is looked at while it is drawn on.
+            crossterm::event::read()?;
+            assert!(how != "panic", "a reason");
+            anyhow::bail!("a reason")
+        }));
+        assert_eq!(ended.map_err(|error| eprintln!("{error}")), Err(()));
+    }
 
     #[test]
     fn keys_end_it_or_scroll() {

@@ -1,24 +1,26 @@
 //! Routes: which one a request meets, what it does, and that nobody else notices.
 
+mod edits;
 mod faults;
+mod mirror;
+mod split;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use bytes::Bytes;
 use libtest_mimic::Trial;
 use outrigger_proto::wire::mesh as wire;
 use outrigger_tests::World;
-use outrigger_tests::apps::h1::{self, H1App};
+use outrigger_tests::apps::h1::H1App;
 use outrigger_tests::apps::h2c::H2App;
-use outrigger_tests::client::{Answer, Client, get, once};
+use outrigger_tests::client::{Answer, get, once};
 use outrigger_tests::control::Control;
 use outrigger_tests::h2::{H2Client, Whole, request};
 use outrigger_tests::load::Load;
-use outrigger_tests::mesh::{Mesh, Plan, Sidecar, saw};
+use outrigger_tests::mesh::{Plan, Sidecar, saw};
 use outrigger_tests::{over_both, scenarios, wait};
 use serde_json::{Value, json};
 
@@ -26,16 +28,12 @@ pub(crate) fn tests() -> Vec<Trial> {
     let mut tests = over_both![
         the_first_route_that_matches_is_taken,
         a_grpc_route_matches_and_answers_in_grpc,
-        a_split_keeps_its_weights,
-        a_sticky_split_sends_one_value_one_way,
-        a_mirror_that_hangs_slows_nobody,
-        mirrored_bodies_are_whole_or_not_sent,
-        a_rewrite_changes_path_and_authority_and_nothing_else,
-        fields_are_edited_both_ways,
-        a_redirect_tells_where,
         a_route_leads_to_another_service_under_its_own_policy,
         the_proxy_port_follows_routes,
     ];
+    tests.extend(split::tests());
+    tests.extend(mirror::tests());
+    tests.extend(edits::tests());
     tests.extend(faults::tests());
     tests.extend(scenarios![routes_change_under_load_without_a_failed_request]);
     tests
@@ -201,251 +199,6 @@ async fn a_grpc_route_matches_and_answers_in_grpc(world: Arc<World>) -> Result<(
     ensure!(add.field("grpc-message") == Some("add"), "{add:?}");
     let other = grpc(addr, "/shop.Cart/Remove").await?;
     ensure!(app.seen.requests() == 1 && !other.body.is_empty(), "{other:?}");
-    mesh.check_well()
-}
-
-/// Sends `n` requests by each of four clients; `fields` is told which one it is.
-async fn many(addr: SocketAddr, n: usize, fields: fn(usize) -> String) -> Result<()> {
-    let mut clients = tokio::task::JoinSet::new();
-    for c in 0..4 {
-        clients.spawn(async move {
-            let mut client = Client::connect(addr).await?;
-            for i in 0..n {
-                let head = format!("GET / HTTP/1.1\r\nHost: h\r\n{}\r\n", fields(c * n + i));
-                let answer = client.exchange(&head).await?;
-                ensure!(answer.status() == 200 && answer.body.complete, "{answer:?}");
-            }
-            Ok(())
-        });
-    }
-    while let Some(done) = clients.join_next().await {
-        done??;
-    }
-    Ok(())
-}
-
-async fn split(world: &World, sticky: Value) -> Result<(Mesh, [H1App; 2])> {
-    let apps = [H1App::start(h1::fixed(OK)).await?, H1App::start(h1::fixed(OK)).await?];
-    let to = json!([{"to": {"subset": "v1"}, "weight": 90}, {"to": {"subset": "v2"}, "weight": 10}]);
-    let plan = Plan::default().service("app", "http", &[apps[0].addr, apps[1].addr]);
-    let route = match sticky.is_null() {
-        true => json!({"to": to}),
-        false => json!({"to": to, "sticky": sticky}),
-    };
-    let plan = routed(versions(plan), json!([forward("split", json!({}), route)]));
-    Ok((plan.start(world).await?, apps))
-}
-
-const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
-
-async fn a_split_keeps_its_weights(world: Arc<World>) -> Result<()> {
-    let (mut mesh, apps) = split(&world, Value::Null).await?;
-    many(mesh.to("app")?, 500, |_| String::new()).await?;
-    let seen = apps.each_ref().map(|a| a.seen.requests());
-    // Binomial: 200 of 2,000 are expected with a deviation of 13.4; five of them happen once in 2 million runs.
-    ensure!(seen[0] + seen[1] == 2000 && seen[1].abs_diff(200) < 67, "{seen:?}");
-    for (version, seen) in ["v1", "v2"].iter().zip(seen) {
-        let to = format!("to=\"default/app/{version}\"");
-        wait_counted(
-            &mesh.caller,
-            "outrigger_route_requests_total",
-            &[&to, "route=\"split\""],
-            seen as u64,
-        )
-        .await?;
-    }
-    mesh.check_well()
-}
-
-async fn a_sticky_split_sends_one_value_one_way(world: Arc<World>) -> Result<()> {
-    let (mut mesh, apps) = split(&world, json!({"on": {"header": "x-user"}})).await?;
-    many(mesh.to("app")?, 300, |i| format!("X-User: u{}\r\n", i % 100)).await?;
-    let mut ways: HashMap<String, [usize; 2]> = HashMap::new();
-    for (way, app) in apps.iter().enumerate() {
-        for head in app.seen.heads() {
-            let user = head.field("x-user").context("no user")?.to_owned();
-            ways.entry(user).or_default()[way] += 1;
-        }
-    }
-    ensure!(ways.len() == 100, "{ways:?}");
-    let torn = ways.iter().find(|(_, n)| **n != [12, 0] && **n != [0, 12]);
-    ensure!(torn.is_none(), "one value went both ways: {torn:?}");
-    let second = ways.values().filter(|n| n[1] > 0).count();
-    // The hash never changes, so neither does this; of 100 values, 10 are expected.
-    ensure!((3..=20).contains(&second), "{second} of 100 values went the second way");
-    for _ in 0..3 {
-        get(mesh.to("app")?, "/").await?;
-    }
-    wait_counted(&mesh.caller, "outrigger_route_unsticky_total", &["route=\"split\""], 3).await?;
-    mesh.check_well()
-}
-
-fn mirrored(matches: Value) -> Value {
-    json!([forward(
-        "copied",
-        matches,
-        json!({"mirror": {"to": {"service": "default/shadow"}, "per_million": 1_000_000}})
-    )])
-}
-
-async fn a_mirror_that_hangs_slows_nobody(world: Arc<World>) -> Result<()> {
-    let (app, shadow) = (H1App::echo().await?, H1App::silent().await?);
-    let plan = Plan::default().service("shadow", "http", &[shadow.addr]);
-    let plan = plan.service("app", "http", &[app.addr]).workers(1);
-    let mut mesh = routed(plan, mirrored(json!({}))).start(&world).await?;
-    let addr = mesh.to("app")?;
-    let mut client = Client::connect(addr).await?;
-    let start = Instant::now();
-    for i in 0..70 {
-        let answer = client
-            .exchange(&format!("GET /{i}?q HTTP/1.1\r\nHost: h\r\n\r\n"))
-            .await?;
-        ensure!(answer.status() == 200, "{answer:?}");
-    }
-    let took = start.elapsed();
-    // One of them alone would wait for the copy's 15 s.
-    ensure!(took < Duration::from_secs(10), "70 requests took {took:?}");
-    // 64 at most are on their way; the rest is told and forgotten.
-    shadow.seen.wait_requests(64).await?;
-    let full = ["route=\"copied\"", "result=\"full\""];
-    wait_counted(&mesh.caller, "outrigger_mirrored_total", &full, 6).await?;
-    for head in shadow.seen.heads() {
-        saw(&head, "outrigger-mirror", "1")?;
-        saw(&head, "host", "h")?;
-    }
-    ensure!(shadow.seen.requests() == 64, "{}", shadow.seen.requests());
-    let marked = app.seen.heads().iter().any(|h| h.field("outrigger-mirror").is_some());
-    ensure!(!marked, "the original is marked as a copy");
-    // What does not answer is given up, and counted.
-    let late = ["route=\"copied\"", "result=\"late\""];
-    wait::until_within(Duration::from_secs(40), "hanging copies are given up", || async {
-        counted(&mesh.caller, "outrigger_mirrored_total", &late)
-            .await
-            .is_ok_and(|n| n == 64)
-    })
-    .await?;
-    mesh.check_well()
-}
-
-async fn mirrored_bodies_are_whole_or_not_sent(world: Arc<World>) -> Result<()> {
-    let (app, shadow) = (H1App::echo().await?, H1App::echo().await?);
-    let plan = Plan::default().service("shadow", "http", &[shadow.addr]);
-    let plan = plan.service("app", "http", &[app.addr]);
-    let routes = mirrored(json!({"methods": ["POST"]}));
-    let mut mesh = routed(plan, routes).start(&world).await?;
-    let addr = mesh.to("app")?;
-    let post = |body: &str| {
-        format!(
-            "POST /p HTTP/1.1\r\nHost: h\r\nContent-Length: {}\r\n\r\n{body}",
-            body.len()
-        )
-    };
-    let mut client = Client::connect(addr).await?;
-    for i in 0..20 {
-        ensure!(client.exchange(&post(&format!("body {i}"))).await?.status() == 200);
-    }
-    ensure!(client.exchange(&post(&"x".repeat(65_537))).await?.status() == 200);
-    ensure!(client.exchange("GET /g HTTP/1.1\r\nHost: h\r\n\r\n").await?.status() == 200);
-    let result = |result| ["route=\"copied\"", result];
-    let name = "outrigger_mirrored_total";
-    wait_counted(&mesh.caller, name, &result("result=\"answered\""), 20).await?;
-    wait_counted(&mesh.caller, name, &result("result=\"too_large\""), 1).await?;
-    wait_counted(&mesh.caller, name, &["route=\"copied\""], 21).await?;
-    ensure!(
-        shadow.seen.requests() == 20 && app.seen.requests() == 22,
-        "{:?}",
-        shadow.seen
-    );
-    let lengths = shadow.seen.heads();
-    ensure!(lengths.iter().all(|h| h.line.starts_with("POST /p ")), "{lengths:?}");
-    mesh.check_well()
-}
-
-async fn a_rewrite_changes_path_and_authority_and_nothing_else(world: Arc<World>) -> Result<()> {
-    let app = H1App::echo().await?;
-    let routes = json!([
-        forward(
-            "moved",
-            json!({"path": {"prefix": "/old"}}),
-            json!({"rewrite": {"authority": "new.example:81", "path": {"prefix": "/new"}}})
-        ),
-        forward(
-            "full",
-            json!({"path": {"exact": "/a"}}),
-            json!({"rewrite": {"path": {"full": "/b"}}})
-        ),
-    ]);
-    let plan = Plan::default().service("app", "http", &[app.addr]);
-    let mut mesh = routed(plan, routes).start(&world).await?;
-    let addr = mesh.to("app")?;
-    let line = "GET /old/%41~%2d/?q=%20&q=+ HTTP/1.1\r\nHost: h\r\nX-Mine: 1";
-    let report = h1(addr, line).await?.json()?;
-    ensure!(report["line"] == "GET /new/%41~%2d/?q=%20&q=+ HTTP/1.1", "{report}");
-    let heads = app.seen.heads();
-    saw(&heads[0], "host", "new.example:81")?;
-    saw(&heads[0], "x-mine", "1")?;
-    h2(addr, "GET", "/old?z", &[]).await?;
-    h1(addr, "GET /a?x HTTP/1.1\r\nHost: h").await?;
-    let heads = app.seen.heads();
-    ensure!(heads[1].line.starts_with("GET /new?z "), "{heads:?}");
-    saw(&heads[1], "host", "new.example:81")?;
-    ensure!(heads[2].line.starts_with("GET /b?x "), "{heads:?}");
-    saw(&heads[2], "host", "h")?;
-    mesh.check_well()
-}
-
-async fn fields_are_edited_both_ways(world: Arc<World>) -> Result<()> {
-    let app = H1App::echo().await?;
-    let mut route = forward("edited", json!({}), json!({}));
-    route["request_headers"] = json!({
-        "set": [{"name": "X-Set", "value": "new"}], "add": [{"name": "x-add", "value": "2"}], "remove": ["x-gone"],
-    });
-    route["response_headers"] = json!({
-        "set": [{"name": "x-app", "value": "edited"}], "add": [{"name": "x-more", "value": "m"}],
-        "remove": ["content-type"],
-    });
-    let plan = Plan::default().service("app", "http", &[app.addr]);
-    let mut mesh = routed(plan, json!([route])).start(&world).await?;
-    let fields = "X-Set: old\r\nX-Set: older\r\nX-Add: 1\r\nX-Gone: 1";
-    let answer = h1(mesh.to("app")?, &format!("GET / HTTP/1.1\r\nHost: h\r\n{fields}")).await?;
-    ensure!(answer.head.field("x-app") == Some("edited"), "{answer:?}");
-    ensure!(answer.head.field("x-more") == Some("m"), "{answer:?}");
-    ensure!(answer.head.field("content-type").is_none(), "{answer:?}");
-    let head = app.seen.heads().pop().context("no request")?;
-    let all = |name| head.all(name).map(str::to_owned).collect::<Vec<_>>();
-    ensure!(
-        all("x-set") == ["new"] && all("x-add") == ["1", "2"] && all("x-gone").is_empty(),
-        "{head:?}"
-    );
-    mesh.check_well()
-}
-
-async fn a_redirect_tells_where(world: Arc<World>) -> Result<()> {
-    let app = H1App::echo().await?;
-    let redirect = |name: &str, prefix: &str, redirect: Value| json!({"name": name, "matches": [{"path": {"prefix": prefix}}], "action": {"redirect": redirect}});
-    let routes = json!([
-        redirect(
-            "whole",
-            "/a",
-            json!({"status": 308, "scheme": "https", "authority": "x.example"})
-        ),
-        redirect("path", "/b", json!({"path": {"prefix": "/c"}})),
-    ]);
-    let plan = Plan::default().service("app", "http", &[app.addr]);
-    let mut mesh = routed(plan, routes).start(&world).await?;
-    let addr = mesh.to("app")?;
-    let whole = h1(addr, "POST /a/b?c HTTP/1.1\r\nHost: h\r\nContent-Length: 0").await?;
-    ensure!(whole.status() == 308, "{whole:?}");
-    ensure!(
-        whole.head.field("location") == Some("https://x.example/a/b?c"),
-        "{whole:?}"
-    );
-    let path = h2(addr, "GET", "/b/x?y", &[]).await?;
-    ensure!(
-        path.head.status() == 302 && path.field("location") == Some("/c/x?y"),
-        "{path:?}"
-    );
-    ensure!(app.seen.requests() == 0);
     mesh.check_well()
 }
 

@@ -6,6 +6,7 @@
 
 use serde_json::{Map, Value};
 
+use super::codes;
 use super::explain::resolve;
 use super::suggest::{closest, did_you_mean};
 use super::tree::{Kind, Node, Scalar, Span};
@@ -135,7 +136,12 @@ fn scalar(node: &Node, text: &str, meaning: Scalar, schema: &Value, path: &str, 
                 return Some(Value::from(value));
             }
             let error = report.error(&node.span, format!("`{path}` cannot be {value}"));
-            report.push(error.label("out of range").help(format!("from {min} to {max}")));
+            report.push(
+                error
+                    .label("out of range")
+                    .help(format!("from {min} to {max}"))
+                    .code(codes::OUT_OF_RANGE),
+            );
             None
         }
         _ => refuse(node, schema, path, report),

@@ -54,6 +54,9 @@ codes! {
     ONE_OF = "OR1005" "not exactly one of several keys"
         "Of some keys exactly one must be given: none says nothing, and two contradict each other."
         "Keep one of the keys that the message names.";
+    OUT_OF_RANGE = "OR1006" "a number that is too small or too large"
+        "The number is outside of what the key takes; the hint of the message says from where to where."
+        "Write a number of that range, or leave the key out for its default.";
 
     // Time and tries.
     RETRY_WITHOUT_TIME = "OR1101" "tries without a bound on time"

@@ -6,7 +6,7 @@ use std::time::Duration;
 use outrigger_proto::model::{Dependency, DependencyCheck, Health, Probe, Protocol, ServiceName};
 
 use super::check::short;
-use super::codes::Code;
+use super::codes::{self, Code};
 use super::service::Context;
 use super::suggest::did_you_mean;
 use super::tree::Node;
@@ -312,7 +312,7 @@ impl Reader<'_> {
             Err(_) => "is not a duration",
         };
         let help = Some("write for example 500ms, 2s, 5m or 1h".to_owned());
-        self.refuse(path, format!("`{}` {problem}", short(text)), help);
+        self.refuse_with(codes::NOT_A_VALUE, path, format!("`{}` {problem}", short(text)), help);
         default
     }
 }

@@ -22,6 +22,7 @@ pub(crate) struct ConfigArgs {
 #[derive(Debug, Clone, Subcommand)]
 enum Command {
     /// Check a file and show every mistake in it
+    #[command(alias = "check")]
     Validate {
         /// A mesh.yaml, or the folder of one
         #[arg(default_value = ".", value_name = "FILE|DIR")]

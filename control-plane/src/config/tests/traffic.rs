@@ -228,6 +228,7 @@ fn impossible_policies_have_numbers() {
         ("OR1003", "service: a\nrate_limits: [{ name: x, rate: 0/s }]\n".into()),
         ("OR1004", "service: a\nfailures: [5xx, 429]\n".into()),
         ("OR1005", "service: a\nbalance: {}\nroutes: [{ name: x, match: { path: /a, prefix: /b, headers: { y: {} } }, rewrite: {} }]\n".into()),
+        ("OR1006", "service: a\nretry: { attempts: 0 }\nconcurrency: { requests: 0 }\n".into()),
         ("OR1101", "defaults: { retry: { attempts: 3 } }\n---\nservice: a\n---\nservice: b\n---\nservice: c\ntimeout: 1s\nroutes: [{ name: x, timeout: none }]\n".into()),
         ("OR1102", "defaults: { timeout: 1s }\n---\nservice: a\nretry: { per_try: 2s }\n---\nservice: b\ntimeout: 5s\nretry: { per_try: 2s }\nroutes: [{ name: x, timeout: 1s }]\n".into()),
         ("OR1103", "service: a\nretry: { backoff: 1s, max_backoff: 10ms }\n".into()),

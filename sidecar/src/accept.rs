@@ -9,6 +9,7 @@ mod handed;
 pub mod head;
 mod listen;
 pub mod serve;
+mod stream;
 mod worker;
 
 pub use handed::handed;

@@ -15,6 +15,7 @@ use http::{HeaderMap, StatusCode};
 use self::live::Ticket;
 use crate::connect::Lease;
 use crate::contain::{self, Place};
+use crate::forward::idle::Stall;
 use crate::guard::{Account, Outcome};
 use crate::observe::access_log::{AccessLog, Record};
 use crate::observe::count::Tally;
@@ -42,6 +43,8 @@ pub struct Exchange {
     tally: Option<Arc<Tally>>,
     /// Outbound: what its end tells of the endpoint.
     account: Option<Account>,
+    /// Outbound: whether the answer was ended because its client has stopped reading.
+    stall: Option<Arc<Stall>>,
     log: Option<Box<Line>>,
 }
 
@@ -90,6 +93,7 @@ impl Exchange {
             held: None,
             tally: None,
             account: None,
+            stall: None,
             log,
         })
     }
@@ -270,6 +274,19 @@ impl Exchange {
         self.close(Instant::now(), StatusClass::Server, Some(Outcome::Timeout));
     }
 
+    /// The answer ends without its end when `stall` says that its client has stopped reading.
+    pub fn watched(&mut self, stall: Arc<Stall>) {
+        self.stall = Some(stall);
+    }
+
+    /// The client has stopped reading: not the app's fault.
+    fn stalled(&mut self) {
+        self.reason = Some(Reason::IdleTimeout);
+        self.cell.reason(Reason::IdleTimeout);
+        tracing::info!("a stream ended by idle_timeout: its client has stopped reading");
+        self.close(Instant::now(), StatusClass::Client, None);
+    }
+
     /// The answer broke off; its end never came.
     pub fn broken(&mut self) {
         drop(self.lease.take());
@@ -335,6 +352,9 @@ impl Exchange {
 
 impl Drop for Exchange {
     fn drop(&mut self) {
+        if !self.done && self.stall.as_ref().is_some_and(|s| s.was_ended()) {
+            return self.stalled();
+        }
         if !self.done {
             self.cell.cancelled();
             // The client gave up: neither the app's fault nor the mesh's.

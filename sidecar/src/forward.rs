@@ -6,6 +6,7 @@ pub mod body;
 pub mod chunk;
 pub mod copy;
 pub mod fields;
+pub mod idle;
 pub mod origin;
 pub mod replay;
 pub mod tap;

@@ -2,12 +2,16 @@
 //!
 //! hyper drops a second equal `Content-Length`, and `Content-Length` beside `Transfer-Encoding`
 //! (RFC 9112 §6.3 allows that). A mesh refuses such a request instead: somebody along the way may have
-//! read it differently. Also knows since when a head is incomplete, for the header time-out.
+//! read it differently. Also knows since when a head is incomplete, for the header time-out, and whether the client
+//! takes its answer.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use parking_lot::Mutex;
 use tokio::time::Instant;
+
+use crate::forward::idle::Stall;
 
 /// What one connection's reader and its requests tell each other.
 #[derive(Debug)]
@@ -24,6 +28,10 @@ pub struct Watch {
     doubtful: AtomicBool,
     /// The last write did not go through: the server keeps bytes for the client.
     blocked: AtomicBool,
+    /// The client has taken bytes since somebody looked.
+    took: AtomicBool,
+    /// What moves of the present answer, where the policy has an idle time-out.
+    stall: Mutex<Option<Arc<Stall>>>,
     scan: Mutex<Scan>,
 }
 
@@ -37,6 +45,8 @@ impl Default for Watch {
             in_request: AtomicBool::new(false),
             doubtful: AtomicBool::new(false),
             blocked: AtomicBool::new(false),
+            took: AtomicBool::new(false),
+            stall: Mutex::new(None),
             scan: Mutex::new(Scan::default()),
         }
     }
@@ -72,6 +82,30 @@ impl Watch {
 
     pub(super) fn wrote(&self, through: bool) {
         self.blocked.store(!through, Relaxed);
+        if through {
+            self.took.store(true, Relaxed);
+        }
+    }
+
+    /// The present answer ends, and the connection with it, when the client takes nothing of it for too long.
+    pub(super) fn stalls(&self, stall: Arc<Stall>) {
+        *self.stall.lock() = Some(stall);
+    }
+
+    /// The answer is done with. What it knows of the request's body would keep that from being read away.
+    pub(super) fn stalls_no_more(&self) {
+        *self.stall.lock() = None;
+    }
+
+    /// True when the client has taken nothing of an answer for too long. Exact to the time between two calls.
+    pub(super) fn is_stalled(&self) -> bool {
+        let took = self.took.swap(false, Relaxed);
+        let stall = self.stall.lock();
+        let Some(stall) = stall.as_ref() else { return false };
+        if took {
+            stall.moves();
+        }
+        stall.is_over()
     }
 
     /// True when nothing is read, answered or written, and the next byte begins a head.

@@ -20,7 +20,8 @@ use tokio::time::Instant;
 use super::client::Client;
 use super::gate::Gate;
 use super::head::Watch;
-use crate::connect::{Boxed, CONNECTION_WINDOW, FRAME, Frames, MAX_STREAMS, SEND_BUFFER, STREAM_WINDOW};
+use super::stream::{self, Streams};
+use crate::connect::{CONNECTION_WINDOW, FRAME, Frames, MAX_STREAMS, SEND_BUFFER, STREAM_WINDOW};
 use crate::contain::{self, Caught, Panicked, caught};
 use crate::drain::{Drain, Phase};
 use crate::forward::body::{Body, BodyError};
@@ -101,6 +102,12 @@ impl Future for Answering {
         };
         let (watch, no_trailers) = (self.watch.take(), self.no_trailers);
         Poll::Ready(answer.map(|response| {
+            if let Some(stall) = response.body().stall() {
+                match &watch {
+                    Some(watch) => watch.stalls(stall.clone()),
+                    None => stream::tell(stall.clone()),
+                }
+            }
             response.map(|body| Answer {
                 body,
                 watch,
@@ -148,6 +155,9 @@ impl Drop for Answer {
     fn drop(&mut self) {
         if let Some(watch) = &self.watch {
             watch.answered();
+            if self.body.stall().is_some() {
+                watch.stalls_no_more();
+            }
         }
     }
 }
@@ -271,7 +281,7 @@ where
             () = drain.reached(Phase::Ended), if leaving => return Ok(None),
             _ = look.tick() => {
                 let (head, idle) = watch.waiting();
-                if head >= limits.header_timeout {
+                if head >= limits.header_timeout || watch.is_stalled() {
                     return Ok(None);
                 }
                 if !leaving && Instant::now() >= until {
@@ -304,7 +314,7 @@ where
     S: Serve,
 {
     let limits = &bounds.limits;
-    let mut builder = http2::Builder::new(Boxed);
+    let mut builder = http2::Builder::new(Streams);
     builder
         .timer(TokioTimer::new())
         .auto_date_header(false)

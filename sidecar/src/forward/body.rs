@@ -3,6 +3,7 @@
 //! A concrete enum instead of a boxed trait object: no allocation per message.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
@@ -12,6 +13,7 @@ use hyper::body::Incoming;
 
 use super::chunk::Chunk;
 use super::fields;
+use super::idle::{Idle, Stall};
 use super::replay::{Replay, Source};
 use crate::exchange::Exchange;
 use crate::observe::count::Count;
@@ -37,32 +39,6 @@ struct Break {
     /// What has passed is on its way to the client.
     flushed: bool,
     count: Count,
-}
-
-/// Ends a stream on which nothing moves.
-#[derive(Debug)]
-struct Idle {
-    limit: Duration,
-    /// When the answer moved last.
-    moved: Instant,
-    /// The request may move while the answer does not.
-    request: Option<Source>,
-    sleep: Pin<Box<tokio::time::Sleep>>,
-}
-
-impl Idle {
-    /// Ready when nothing has moved for too long.
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        loop {
-            ready!(self.sleep.as_mut().poll(cx));
-            let request = self.request.as_ref().and_then(Source::moved);
-            let until = request.map_or(self.moved, |r| r.max(self.moved)) + self.limit;
-            if until <= Instant::now() {
-                return Poll::Ready(());
-            }
-            self.sleep.as_mut().reset(until.into());
-        }
-    }
 }
 
 #[derive(Debug)]
@@ -146,13 +122,7 @@ impl Body {
     #[must_use]
     pub fn unless_idle(mut self, limit: Option<Duration>, request: Option<&Source>) -> Self {
         if let Some(limit) = limit.filter(|_| !self.is_empty()) {
-            let moved = Instant::now();
-            self.idle = Some(Box::new(Idle {
-                limit,
-                moved,
-                request: request.cloned(),
-                sleep: Box::pin(tokio::time::sleep_until((moved + limit).into())),
-            }));
+            self.idle = Some(Box::new(Idle::new(limit, request)));
         }
         self
     }
@@ -183,11 +153,20 @@ impl Body {
     /// Tells `exchange` when the body ends. An answer without bytes ends now.
     #[must_use]
     pub fn told(mut self, mut exchange: Box<Exchange>) -> Self {
+        if let Some(idle) = &self.idle {
+            exchange.watched(idle.stall.clone());
+        }
         match self.kind {
             Kind::Empty => exchange.ended(None),
             _ => self.exchange = Some(exchange),
         }
         self
+    }
+
+    /// What moves, where the policy has an idle time-out: whoever serves the client looks at it while the client takes nothing.
+    #[must_use]
+    pub fn stall(&self) -> Option<&Arc<Stall>> {
+        self.idle.as_ref().map(|idle| &idle.stall)
     }
 
     /// True when there are no bytes and no trailers.
@@ -286,8 +265,8 @@ impl http_body::Body for Body {
             Kind::Broken => None,
         };
         let mut frame = frame;
-        if let Some(idle) = &mut this.idle {
-            idle.moved = Instant::now();
+        if let Some(idle) = &this.idle {
+            idle.moves();
         }
         if let Some(Ok(frame)) = &mut frame
             && let Some(trailers) = frame.trailers_mut()

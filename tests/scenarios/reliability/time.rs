@@ -1,13 +1,15 @@
 //! Time that is up: of one try, of all of them, of a stream, and what is left of it.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use libtest_mimic::Trial;
 use outrigger_tests::World;
 use outrigger_tests::apps::h1::{self, H1App};
 use outrigger_tests::client::{self, Client};
+use outrigger_tests::h2::{H2Client, request};
 use outrigger_tests::mesh::{Mesh, Plan};
 use outrigger_tests::{over_both, wait};
 use tokio::io::AsyncWriteExt as _;
@@ -18,6 +20,7 @@ pub(super) fn tests() -> Vec<Trial> {
     over_both![
         one_try_and_all_of_them_end_in_time,
         an_idle_stream_ends,
+        an_answer_that_its_client_does_not_read_ends,
         what_is_left_of_the_time_is_told
     ]
 }
@@ -114,6 +117,72 @@ async fn an_idle_stream_ends(world: Arc<World>) -> Result<()> {
     ensure!(!rest.ends_with(b"0\r\n\r\n"), "a clean end: {rest:?}");
     ensure!(start.elapsed() >= Duration::from_millis(300));
     logged(&mesh, "idle_timeout").await?;
+    mesh.check_well()
+}
+
+/// Answers `/`, and anything else with a body that never ends; counts those that are given up.
+async fn endless(request: h1::Request, given_up: Arc<AtomicUsize>) -> Result<Option<outrigger_tests::http1::Io>> {
+    if request.head.word(1) == "/" {
+        return h1::echo(request).await;
+    }
+    let mut io = request.io;
+    io.write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        .await?;
+    let block = format!("10000\r\n{}\r\n", "x".repeat(0x10000));
+    while io.write_all(block.as_bytes()).await.is_ok() {}
+    given_up.fetch_add(1, SeqCst);
+    Ok(None)
+}
+
+async fn an_answer_that_its_client_does_not_read_ends(world: Arc<World>) -> Result<()> {
+    const STOPPED: &str = "a stream ended by idle_timeout: its client has stopped reading";
+    let given_up = Arc::new(AtomicUsize::new(0));
+    let count = given_up.clone();
+    let app = H1App::start(move |request: h1::Request| endless(request, count.clone())).await?;
+    let mut mesh = Plan::default()
+        .service("app", "http", &[app.addr])
+        .policy(|service| policy(service).idle_timeout_ms = 1_000)
+        .workers(1)
+        .start(&world)
+        .await?;
+    warm(&mesh, "app", &app).await?;
+    let to = mesh.to("app")?;
+    let said = |n: usize| {
+        let (mesh, given_up) = (&mesh, &given_up);
+        wait::until("the stream ends", move || async move {
+            mesh.caller.process.output().matches(STOPPED).count() == n && given_up.load(SeqCst) == n
+        })
+    };
+    // HTTP/1: the connection ends without the body's end.
+    let mut client = Client::connect(to).await?;
+    client.send("GET /endless HTTP/1.1\r\nHost: h\r\n\r\n").await?;
+    ensure!(client.head().await?.word(1) == "200");
+    said(1).await?;
+    ensure!(!client.rest().await?.ends_with(b"0\r\n\r\n"), "a clean end");
+    // HTTP/2: the stream is reset, and its neighbours go on.
+    let mut client = H2Client::connect(to, 1 << 16).await?;
+    let (answer, _stream) = client.start(request("GET", to, "/endless", &[])?, true).await?;
+    let mut body = answer.await?.into_body();
+    said(2).await?;
+    let neighbour = client.exchange(request("GET", to, "/", &[])?, None).await?;
+    ensure!(
+        neighbour.head.status() == 200 && neighbour.error.is_none(),
+        "{neighbour:?}"
+    );
+    let error = loop {
+        match body.data().await {
+            Some(Ok(_)) => {}
+            Some(Err(error)) => break error,
+            None => bail!("a clean end"),
+        }
+    };
+    ensure!(
+        error.is_reset() && error.reason() == Some(h2::Reason::CANCEL),
+        "{error}"
+    );
+    let metrics = mesh.caller.metrics().await?;
+    let counted = |l: &&str| l.contains("reason=\"idle_timeout\"") && l.ends_with(" 2");
+    ensure!(metrics.lines().any(|l| counted(&l)), "{metrics}");
     mesh.check_well()
 }
 

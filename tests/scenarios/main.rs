@@ -28,6 +28,7 @@ mod http1;
 mod http2;
 mod identity;
 mod judges;
+mod killed;
 mod memory;
 mod observe;
 mod opaque;
@@ -64,6 +65,7 @@ fn main() {
         opaque::tests(),
         processes::tests(),
         goodbye::tests(),
+        killed::tests(),
         protect::tests(),
         opaque_policy::tests(),
         proxy::tests(),

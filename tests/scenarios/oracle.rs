@@ -1,6 +1,7 @@
 //! Envoy as an oracle: the same routes given to a real Envoy and to a sidecar, the same requests, the same apps. What
 //! the caller gets, how often which app was asked, what was mirrored and who was ejected is compared; [`EXPLAINED`] lists
-//! where they differ and why, and a difference that is not in it, or one in it that is none any more, fails.
+//! where they differ and why, and a difference that is not in it, or one in it that is none any more, fails. Under
+//! mutual TLS the sidecar's apps have sidecars too; Envoy's have none: nothing else is to be seen of that.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -9,16 +10,16 @@ use anyhow::{Context as _, Result, ensure};
 use libtest_mimic::Trial;
 use outrigger_proto::wire::mesh as wire;
 use outrigger_tests::apps::h1::{self, Fixed, H1App};
-use outrigger_tests::client::{get, once};
+use outrigger_tests::client::{Client, get, once};
 use outrigger_tests::mesh::{Mesh, Plan};
 use outrigger_tests::process::{Process, accepts};
 use outrigger_tests::tools::tool;
-use outrigger_tests::{World, ports, scenarios, wait};
+use outrigger_tests::{World, over_both, ports, wait};
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt as _;
 
 pub(crate) fn tests() -> Vec<Trial> {
-    scenarios![it_does_what_envoy_does_or_we_say_why]
+    over_both![it_does_what_envoy_does_or_we_say_why, it_splits_as_envoy_does]
 }
 
 /// (request, Envoy, Outrigger, why they differ)
@@ -169,6 +170,39 @@ async fn it_does_what_envoy_does_or_we_say_why(world: Arc<World>) -> Result<()> 
     mesh.check_well()
 }
 
+/// Of 10,000, how many go where by the route `/split`.
+const WEIGHTS: [(&str, u32); 3] = [("other", 7_000), ("flaky", 2_500), ("copy", 500)];
+
+async fn it_splits_as_envoy_does(world: Arc<World>) -> Result<()> {
+    const REQUESTS: u32 = 2_000;
+    let (theirs, ours) = (Apps::start().await?, Apps::start().await?);
+    let (_envoy, envoy) = envoy(&world, &theirs).await?;
+    let mut mesh = outrigger(&world, &ours).await?;
+    for (who, to, apps) in [("Envoy", envoy, &theirs), ("Outrigger", mesh.to("main")?, &ours)] {
+        let before = apps.asked();
+        let mut client = Client::connect(to).await?;
+        for _ in 0..REQUESTS {
+            let answer = client.exchange("GET /split HTTP/1.1\r\nHost: h\r\n\r\n").await?;
+            ensure!(answer.status() == 200, "{who}: {answer:?}");
+        }
+        let after = apps.asked();
+        let mut sum = 0;
+        for (name, weight) in WEIGHTS {
+            let of = |asked: &[(&str, usize)]| asked.iter().find(|(n, _)| *n == name).map_or(0, |(_, n)| *n);
+            let got = of(&after) - of(&before);
+            sum += got;
+            let (n, p) = (f64::from(REQUESTS), f64::from(weight) / 10_000.0);
+            // Seven standard deviations of a binomial distribution: by chance once in 10^11 runs.
+            let (wanted, bound) = (n * p, 7.0 * (n * p * (1.0 - p)).sqrt());
+            let off = (f64::from(u32::try_from(got)?) - wanted).abs();
+            ensure!(off <= bound, "{who}: {got} of {n} to {name}, not {wanted} ± {bound:.0}");
+        }
+        // One try each, and nobody else was asked.
+        ensure!(sum == usize::try_from(REQUESTS)?, "{who}: {before:?}, then {after:?}");
+    }
+    mesh.check_well()
+}
+
 /// What the caller got, and how often which app was asked.
 async fn asked(to: SocketAddr, apps: &Apps, request: &str) -> Result<String> {
     let mut words = request.splitn(3, ' ');
@@ -283,6 +317,12 @@ async fn outrigger(world: &World, apps: &Apps) -> Result<Mesh> {
             json!({"forward": {"to": to("pair")}})
         ),
         route(
+            "split",
+            json!({"path": {"exact": "/split"}}),
+            json!({"forward": {"to": WEIGHTS
+                .map(|(name, weight)| json!({"to": {"service": format!("default/{name}")}, "weight": weight}))}})
+        ),
+        route(
             "nobody",
             json!({"path": {"exact": "/nobody"}}),
             json!({"forward": {"to": to("nobody")}})
@@ -293,6 +333,8 @@ async fn outrigger(world: &World, apps: &Apps) -> Result<Mesh> {
             off: true,
             ..wire::Outlier::default()
         });
+        // A handshake may take long on a busy machine.
+        service.connect_timeout_ms = 30_000;
         service.balance = wire::Balance::RoundRobin as i32;
         // The storm of one test is not what the budget is about.
         service.retry_budget = Some(wire::RetryBudget {
@@ -300,20 +342,28 @@ async fn outrigger(world: &World, apps: &Apps) -> Result<Mesh> {
             min_per_second: 100,
         });
     };
-    Plan::default()
-        .bare_service("main", "http", &[apps.main.addr])
+    let plan = |plan: Plan, name: &str, addrs: &[SocketAddr]| match world.authority() {
+        Some(_) => plan.service(name, "http", addrs),
+        None => plan.bare_service(name, "http", addrs),
+    };
+    let mut mesh = plan(Plan::default(), "main", &[apps.main.addr])
         .policy(off)
-        .policy(move |service| service.routes = serde_json::from_value(routes).expect("routes"))
-        .bare_service("other", "http", &[apps.other.addr])
-        .policy(off)
-        .bare_service("flaky", "http", &apps.flaky.each_ref().map(|a| a.addr))
-        .policy(off)
-        .bare_service("copy", "http", &[apps.copy.addr])
-        .policy(off)
-        .bare_service("pair", "http", &apps.pair.each_ref().map(|a| a.addr))
-        .policy(|service| service.balance = wire::Balance::RoundRobin as i32)
-        .bare_service("nobody", "http", &[apps.nobody])
-        .policy(off)
+        .policy(move |service| service.routes = serde_json::from_value(routes).expect("routes"));
+    for (name, addrs) in [
+        ("other", &[apps.other.addr][..]),
+        ("flaky", &apps.flaky.each_ref().map(|a| a.addr)),
+        ("copy", &[apps.copy.addr]),
+        ("nobody", &[apps.nobody]),
+    ] {
+        mesh = plan(mesh, name, addrs).policy(off);
+    }
+    plan(mesh, "pair", &apps.pair.each_ref().map(|a| a.addr))
+        .policy(|service| {
+            service.connect_timeout_ms = 30_000;
+            service.balance = wire::Balance::RoundRobin as i32;
+        })
+        // As Envoy: who has connected once is connected.
+        .workers(1)
         .start(world)
         .await
 }
@@ -341,6 +391,8 @@ async fn envoy(world: &World, apps: &Apps) -> Result<(Process, SocketAddr)> {
         {"match": {"path_separated_prefix": "/retry"}, "route": {"cluster": "flaky", "retry_policy": retry}},
         {"match": {"path": "/late"}, "route": {"cluster": "main", "timeout": "0.7s"}},
         {"match": {"path": "/pair"}, "route": {"cluster": "pair"}},
+        {"match": {"path": "/split"}, "route": {"weighted_clusters": {"clusters":
+            WEIGHTS.map(|(name, weight)| json!({"name": name, "weight": weight}))}}},
         {"match": {"path": "/nobody"}, "route": {"cluster": "nobody"}},
         {"match": {"prefix": "/"}, "route": {"cluster": "main"}},
     ]);

@@ -8,12 +8,14 @@
 //! - [`access`]: which calls a workload's rules allow; shared by sidecar and control plane so that both say the same.
 //! - `paths`: the one form in which paths are compared, and patterns of them; for `access` and `routes`.
 //! - [`routes`]: which route, fault or limit a request meets.
+//! - [`exposition`]: Prometheus text.
 //! - [`tunnel`]: the protocol `outrigger-tcp/1`, pure.
 //! - [`skew`]: walks raw bytes against the descriptor and finds tags that prost would drop unseen.
 //!
 //! This crate does no I/O and knows neither sidecar nor control plane.
 
 pub mod access;
+pub mod exposition;
 pub mod features;
 pub mod model;
 pub mod names;

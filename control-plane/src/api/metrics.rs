@@ -3,12 +3,12 @@
 //! Every name is in this file; a scraper may rely on them. Times are Unix seconds, so that an alarm is
 //! `metric - time() < 86400`. No label is a name that a workload chose: the page does not grow with the mesh.
 
-use std::fmt::{Display, Write as _};
 use std::sync::Arc;
 
 use axum::extract::State;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
+use outrigger_proto::exposition::Page;
 use outrigger_proto::model::ResourceType;
 
 use crate::identity::{Figures, clock};
@@ -25,7 +25,7 @@ pub(super) async fn metrics(State(plane): State<Arc<Plane>>) -> Response {
 
 fn render(plane: &Plane) -> String {
     let mut page = Page::default();
-    page.identity(&plane.authority.figures(clock()));
+    identity(&mut page, &plane.authority.figures(clock()));
 
     let (mut serving, mut unhealthy) = (0u64, 0u64);
     for lease in plane.registry().leases() {
@@ -96,63 +96,39 @@ fn render(plane: &Plane) -> String {
         concat!("version=\"", env!("CARGO_PKG_VERSION"), "\""),
         1,
     );
-    page.text
+    page.text()
 }
 
-#[derive(Default)]
-struct Page {
-    text: String,
-}
-
-impl Page {
-    fn family(&mut self, name: &str, kind: &str, help: &str) {
-        // Writing to a String cannot fail.
-        let _infallible = write!(self.text, "# HELP {name} {help}\n# TYPE {name} {kind}\n");
-    }
-
-    fn sample(&mut self, name: &str, labels: &str, value: impl Display) {
-        let _infallible = match labels {
-            "" => writeln!(self.text, "{name} {value}"),
-            _ => writeln!(self.text, "{name}{{{labels}}} {value}"),
-        };
-    }
-
-    fn single(&mut self, name: &str, kind: &str, help: &str, value: impl Display) {
-        self.family(name, kind, help);
-        self.sample(name, "", value);
-    }
-
-    fn identity(&mut self, figures: &Figures) {
-        let name = "outrigger_ca_not_after_seconds";
-        self.family(name, "gauge", "When a certificate of the control plane ends.");
-        for root in &figures.roots {
-            for (what, until) in [("root", root.not_after), ("intermediate", root.issuer_not_after)] {
-                self.sample(name, &format!("certificate=\"{what}\",root=\"{}\"", root.number), until);
-            }
+fn identity(page: &mut Page, figures: &Figures) {
+    let name = "outrigger_ca_not_after_seconds";
+    page.family(name, "gauge", "When a certificate of the control plane ends.");
+    for root in &figures.roots {
+        for (what, until) in [("root", root.not_after), ("intermediate", root.issuer_not_after)] {
+            page.sample(name, &format!("certificate=\"{what}\",root=\"{}\"", root.number), until);
         }
-        self.sample(name, "certificate=\"own\"", figures.own_not_after);
+    }
+    page.sample(name, "certificate=\"own\"", figures.own_not_after);
 
-        self.family(
-            "outrigger_workloads",
-            "gauge",
-            "Workloads that joined, by their newest certificate.",
-        );
-        for (state, n) in [
-            ("good", figures.good),
-            ("expired", figures.expired),
-            ("revoked", figures.revoked),
-        ] {
-            self.sample("outrigger_workloads", &format!("state=\"{state}\""), n);
-        }
-        self.single(
-            "outrigger_workload_not_after_seconds",
-            "gauge",
-            "When the first good certificate of a workload ends; 0 while there is none.",
-            figures.soonest.unwrap_or(0),
-        );
-        self.family("outrigger_tokens", "gauge", "Tokens that have not expired.");
-        for (what, n) in [("join", figures.join_tokens), ("operator", figures.operator_tokens)] {
-            self.sample("outrigger_tokens", &format!("for=\"{what}\""), n);
-        }
+    page.family(
+        "outrigger_workloads",
+        "gauge",
+        "Workloads that joined, by their newest certificate.",
+    );
+    for (state, n) in [
+        ("good", figures.good),
+        ("expired", figures.expired),
+        ("revoked", figures.revoked),
+    ] {
+        page.sample("outrigger_workloads", &format!("state=\"{state}\""), n);
+    }
+    page.single(
+        "outrigger_workload_not_after_seconds",
+        "gauge",
+        "When the first good certificate of a workload ends; 0 while there is none.",
+        figures.soonest.unwrap_or(0),
+    );
+    page.family("outrigger_tokens", "gauge", "Tokens that have not expired.");
+    for (what, n) in [("join", figures.join_tokens), ("operator", figures.operator_tokens)] {
+        page.sample("outrigger_tokens", &format!("for=\"{what}\""), n);
     }
 }

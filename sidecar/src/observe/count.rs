@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use outrigger_proto::exposition::escaped;
 use parking_lot::Mutex;
 
 use super::cell::StatusClass;
@@ -155,11 +156,6 @@ impl Counts {
             .filter(|(_, n)| *n > 0)
             .collect()
     }
-}
-
-/// A label's value: backslash, quote and line feed have to be escaped.
-pub(super) fn escaped(text: &str) -> String {
-    text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }
 
 #[cfg(test)]

@@ -6,10 +6,10 @@
 #[cfg(test)]
 mod tests;
 
-use std::fmt::Write as _;
+use outrigger_proto::exposition::{Page, escaped};
 
 use super::cell::CellSnapshot;
-use super::count::{Family, escaped};
+use super::count::Family;
 use super::held;
 use super::histogram::HistogramSnapshot;
 use super::registry::{Gauge, GuardSnapshot, Key, Stats};
@@ -94,9 +94,7 @@ pub fn render(stats: &Stats, process: &Process, app_ok: bool) -> String {
         .into_iter()
         .map(|(key, cell)| (labels(&key), cell))
         .collect();
-    let mut page = Page {
-        text: String::with_capacity(16 * 1024),
-    };
+    let mut page = Page::with_capacity(16 * 1024);
     for (name, kind, help, value) in COLUMNS {
         page.family(name, kind, help);
         for (labels, cell) in &cells {
@@ -148,7 +146,7 @@ pub fn render(stats: &Stats, process: &Process, app_ok: bool) -> String {
         "From a request's head to the end of its answer.",
     );
     for (labels, c) in &cells {
-        page.histogram("outrigger_request_duration_seconds", labels, &c.latency);
+        histogram(&mut page, "outrigger_request_duration_seconds", labels, &c.latency);
     }
     for (family, name, help) in Family::ALL {
         let kind = if name.ends_with("_total") { "counter" } else { "gauge" };
@@ -157,156 +155,152 @@ pub fn render(stats: &Stats, process: &Process, app_ok: bool) -> String {
             page.sample(name, &labels, n);
         }
     }
-    page.guards(&stats.guarded(std::time::Instant::now()));
+    guards(&mut page, &stats.guarded(std::time::Instant::now()));
     for (gauge, name, kind, help) in Gauge::ALL {
-        page.family(name, kind, help);
-        page.sample(name, "", stats.get(gauge));
+        page.single(name, kind, help, stats.get(gauge));
     }
-    page.family("outrigger_buffered_bytes", "gauge", "Bytes of messages held.");
-    page.sample("outrigger_buffered_bytes", "", held::total());
-    page.family("outrigger_app_healthy", "gauge", "1 while the app passes its probe.");
-    page.sample("outrigger_app_healthy", "", u8::from(app_ok));
+    page.single(
+        "outrigger_buffered_bytes",
+        "gauge",
+        "Bytes of messages held.",
+        held::total(),
+    );
+    page.single(
+        "outrigger_app_healthy",
+        "gauge",
+        "1 while the app passes its probe.",
+        u8::from(app_ok),
+    );
     page.family("outrigger_build_info", "gauge", "1, with the version as label.");
     page.sample(
         "outrigger_build_info",
         concat!("version=\"", env!("CARGO_PKG_VERSION"), "\""),
         1,
     );
-    page.process(process);
-    page.text
+    process_facts(&mut page, process);
+    page.text()
 }
 
-struct Page {
-    text: String,
+fn histogram(page: &mut Page, name: &str, labels: &str, latency: &HistogramSnapshot) {
+    let mut seen = 0u64;
+    for (i, n) in latency.buckets.iter().enumerate() {
+        seen += n;
+        if let Some(bound) = HistogramSnapshot::upper_bound(i) {
+            page.sample(
+                &format!("{name}_bucket"),
+                &format!("{labels},le=\"{}\"", bound.as_secs_f64()),
+                seen,
+            );
+        }
+    }
+    page.sample(&format!("{name}_bucket"), &format!("{labels},le=\"+Inf\""), seen);
+    page.sample(
+        &format!("{name}_sum"),
+        labels,
+        std::time::Duration::from_nanos(latency.sum_ns).as_secs_f64(),
+    );
+    page.sample(&format!("{name}_count"), labels, seen);
 }
 
-impl Page {
-    fn family(&mut self, name: &str, kind: &str, help: &str) {
-        // Writing to a String cannot fail.
-        let _infallible = write!(self.text, "# HELP {name} {help}\n# TYPE {name} {kind}\n");
-    }
-
-    fn sample(&mut self, name: &str, labels: &str, value: impl std::fmt::Display) {
-        let _infallible = match labels {
-            "" => writeln!(self.text, "{name} {value}"),
-            _ => writeln!(self.text, "{name}{{{labels}}} {value}"),
-        };
-    }
-
-    fn histogram(&mut self, name: &str, labels: &str, latency: &HistogramSnapshot) {
-        let mut seen = 0u64;
-        for (i, n) in latency.buckets.iter().enumerate() {
-            seen += n;
-            if let Some(bound) = HistogramSnapshot::upper_bound(i) {
-                self.sample(
-                    &format!("{name}_bucket"),
-                    &format!("{labels},le=\"{}\"", bound.as_secs_f64()),
-                    seen,
-                );
-            }
-        }
-        self.sample(&format!("{name}_bucket"), &format!("{labels},le=\"+Inf\""), seen);
-        self.sample(
-            &format!("{name}_sum"),
-            labels,
-            std::time::Duration::from_nanos(latency.sum_ns).as_secs_f64(),
-        );
-        self.sample(&format!("{name}_count"), labels, seen);
-    }
-
-    fn guards(&mut self, guards: &[GuardSnapshot]) {
-        type Value = fn(&GuardSnapshot) -> u64;
-        let columns: [(&str, &str, &str, Value); 8] = [
-            (
-                "outrigger_breaker_state",
-                "gauge",
-                "0 closed, 1 probing, 2 open.",
-                |g| g.breaker.into(),
-            ),
-            (
-                "outrigger_ejected_endpoints",
-                "gauge",
-                "Endpoints that get no requests.",
-                |g| g.ejected.len() as u64,
-            ),
-            (
-                "outrigger_retry_budget_left",
-                "gauge",
-                "Tries of what may have been processed that the budget allows now.",
-                |g| g.budget_left,
-            ),
-            (
-                "outrigger_retries_unaffordable_total",
-                "counter",
-                "Tries that the retry budget did not allow.",
-                |g| g.unaffordable,
-            ),
-            ("outrigger_hedges_total", "counter", "Second requests sent.", |g| {
-                g.hedges
-            }),
-            (
-                "outrigger_hedges_won_total",
-                "counter",
-                "Second requests that answered first.",
-                |g| g.hedges_won,
-            ),
-            (
-                "outrigger_pending_requests",
-                "gauge",
-                "Requests that wait for a place.",
-                |g| g.pending.into(),
-            ),
-            (
-                "outrigger_bounded_connections",
-                "gauge",
-                "Opaque and HTTP/1 connections open, where concurrency.connections bounds them.",
-                |g| g.connections.into(),
-            ),
-        ];
-        let named: Vec<_> = guards
-            .iter()
-            .map(|g| (format!("service=\"{}\"", escaped(&g.service)), g))
-            .collect();
-        for (name, kind, help, value) in columns {
-            self.family(name, kind, help);
-            for (labels, guard) in &named {
-                self.sample(name, labels, value(guard));
-            }
-        }
-        self.family(
-            "outrigger_retries_total",
+fn guards(page: &mut Page, all: &[GuardSnapshot]) {
+    type Value = fn(&GuardSnapshot) -> u64;
+    let columns: [(&str, &str, &str, Value); 8] = [
+        (
+            "outrigger_breaker_state",
+            "gauge",
+            "0 closed, 1 probing, 2 open.",
+            |g| g.breaker.into(),
+        ),
+        (
+            "outrigger_ejected_endpoints",
+            "gauge",
+            "Endpoints that get no requests.",
+            |g| g.ejected.len() as u64,
+        ),
+        (
+            "outrigger_retry_budget_left",
+            "gauge",
+            "Tries of what may have been processed that the budget allows now.",
+            |g| g.budget_left,
+        ),
+        (
+            "outrigger_retries_unaffordable_total",
             "counter",
-            "Tries after the first, by what the one before had been and how they went.",
-        );
+            "Tries that the retry budget did not allow.",
+            |g| g.unaffordable,
+        ),
+        ("outrigger_hedges_total", "counter", "Second requests sent.", |g| {
+            g.hedges
+        }),
+        (
+            "outrigger_hedges_won_total",
+            "counter",
+            "Second requests that answered first.",
+            |g| g.hedges_won,
+        ),
+        (
+            "outrigger_pending_requests",
+            "gauge",
+            "Requests that wait for a place.",
+            |g| g.pending.into(),
+        ),
+        (
+            "outrigger_bounded_connections",
+            "gauge",
+            "Opaque and HTTP/1 connections open, where concurrency.connections bounds them.",
+            |g| g.connections.into(),
+        ),
+    ];
+    let named: Vec<_> = all
+        .iter()
+        .map(|g| (format!("service=\"{}\"", escaped(&g.service)), g))
+        .collect();
+    for (name, kind, help, value) in columns {
+        page.family(name, kind, help);
         for (labels, guard) in &named {
-            for (i, class) in ["never_sent", "maybe_processed"].into_iter().enumerate() {
-                let (all, well) = (guard.again.get(i).copied(), guard.again_well.get(i).copied());
-                let (all, well) = (all.unwrap_or(0), well.unwrap_or(0));
-                // A class that never came up is no series.
-                for (result, n) in [("well", well), ("failed", all.saturating_sub(well))] {
-                    if all > 0 {
-                        let labels = format!("{labels},class=\"{class}\",result=\"{result}\"");
-                        self.sample("outrigger_retries_total", &labels, n);
-                    }
+            page.sample(name, labels, value(guard));
+        }
+    }
+    page.family(
+        "outrigger_retries_total",
+        "counter",
+        "Tries after the first, by what the one before had been and how they went.",
+    );
+    for (labels, guard) in &named {
+        for (i, class) in ["never_sent", "maybe_processed"].into_iter().enumerate() {
+            let (all, well) = (guard.again.get(i).copied(), guard.again_well.get(i).copied());
+            let (all, well) = (all.unwrap_or(0), well.unwrap_or(0));
+            // A class that never came up is no series.
+            for (result, n) in [("well", well), ("failed", all.saturating_sub(well))] {
+                if all > 0 {
+                    let labels = format!("{labels},class=\"{class}\",result=\"{result}\"");
+                    page.sample("outrigger_retries_total", &labels, n);
                 }
             }
         }
     }
+}
 
-    fn process(&mut self, process: &Process) {
-        self.family("process_resident_memory_bytes", "gauge", "Memory held, bytes.");
-        self.sample("process_resident_memory_bytes", "", process.rss_bytes);
-        self.family("process_open_fds", "gauge", "Open file descriptors.");
-        self.sample("process_open_fds", "", process.fds);
-        self.family("process_cpu_seconds_total", "counter", "Processor time used, seconds.");
-        self.sample("process_cpu_seconds_total", "", process.cpu_seconds);
-        self.family(
-            "process_start_time_seconds",
-            "gauge",
-            "Unix time of the start, seconds.",
-        );
-        self.sample("process_start_time_seconds", "", process.start_seconds);
-    }
+fn process_facts(page: &mut Page, process: &Process) {
+    page.single(
+        "process_resident_memory_bytes",
+        "gauge",
+        "Memory held, bytes.",
+        process.rss_bytes,
+    );
+    page.single("process_open_fds", "gauge", "Open file descriptors.", process.fds);
+    page.single(
+        "process_cpu_seconds_total",
+        "counter",
+        "Processor time used, seconds.",
+        process.cpu_seconds,
+    );
+    page.single(
+        "process_start_time_seconds",
+        "gauge",
+        "Unix time of the start, seconds.",
+        process.start_seconds,
+    );
 }
 
 fn labels(key: &Key) -> String {

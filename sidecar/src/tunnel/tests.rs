@@ -146,8 +146,31 @@ impl World {
         .await;
     }
 
+    /// Waits until the acceptor's last connection has ended in order.
+    async fn connection_ends(&self) {
+        let serving = self.serving.lock().pop().expect("one");
+        let ended = soon("the connection's end", serving).await;
+        ended.expect("no panic").expect("in order");
+    }
+
+    /// A stream that came to its end; its connection is in the pool.
+    async fn used(self: &Arc<Self>, app: &TcpListener) {
+        let (mut client, served, carrying) = self.stream(app).await;
+        client.shutdown().await.expect("ends its side");
+        drop(served);
+        ends(carrying).await;
+        self.settled().await;
+    }
+
+    /// A stream, from its client's side and from its app's; the task ends with it.
+    async fn stream(self: &Arc<Self>, app: &TcpListener) -> (TcpStream, TcpStream, Carrying) {
+        let (client, carrying) = self.client().await;
+        let (served, _) = soon("the app", app.accept()).await.expect("accepts");
+        (client, served, carrying)
+    }
+
     /// A client connected through the tunnel; the task ends with the stream.
-    async fn client(self: &Arc<Self>) -> (TcpStream, JoinHandle<Result<(), String>>) {
+    async fn client(self: &Arc<Self>) -> (TcpStream, Carrying) {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
         let (client, app) = tokio::join!(
             TcpStream::connect(listener.local_addr().expect("bound")),
@@ -208,6 +231,25 @@ async fn soon<T>(what: &str, work: impl Future<Output = T>) -> T {
         Ok(done) => done,
         Err(_) => panic!("{what}: not within {PATIENCE:?}"),
     }
+}
+
+/// Carries one stream; what broke it off is in words.
+type Carrying = JoinHandle<Result<(), String>>;
+
+async fn ends(carrying: Carrying) {
+    let ended = soon("the stream's end", carrying).await;
+    ended.expect("no panic").expect("clean");
+}
+
+async fn breaks(carrying: Carrying) {
+    let ended = soon("the stream's end", carrying).await;
+    ended.expect("no panic").expect_err("broken off");
+}
+
+/// Closes as a killed process does that left bytes unread.
+fn reset(stream: TcpStream) {
+    SockRef::from(&stream).set_linger(Some(Duration::ZERO)).expect("sets");
+    drop(stream);
 }
 
 /// Reads until the end; an error is what a reset gives.

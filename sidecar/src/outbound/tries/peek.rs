@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Response, StatusCode};
-use http_body::{Body as _, Frame};
+use http_body::{Body, Frame};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 
@@ -24,7 +24,7 @@ const HOLD: Duration = Duration::from_millis(100);
 pub(in crate::outbound) type First = Option<Box<Frame<Bytes>>>;
 
 /// Whether the status of `response` may come in trailers.
-pub(super) fn open(response: &Response<Incoming>) -> bool {
+pub(super) fn open<B: Body>(response: &Response<B>) -> bool {
     response.status() == StatusCode::OK
         && !response.headers().contains_key("grpc-status")
         && !response.body().is_end_stream()
@@ -32,9 +32,9 @@ pub(super) fn open(response: &Response<Incoming>) -> bool {
 
 /// Takes the first frame of `response` when it comes within `left` and [`HOLD`]. What breaks off before it has no answer.
 pub(super) async fn peek(mut response: Response<Incoming>, lease: Lease, left: Option<Duration>) -> (Ended, First) {
-    let hold = left.map_or(HOLD, |left| left.min(HOLD));
-    match tokio::time::timeout(hold, response.body_mut().frame()).await {
-        Ok(Some(Err(error))) => {
+    match first(response.body_mut(), left).await {
+        Ok(first) => (Ended::Answered(response, lease), first),
+        Err(error) => {
             let broken = SendError {
                 failure: Failure::MaybeProcessed,
                 unconnected: None,
@@ -42,13 +42,28 @@ pub(super) async fn peek(mut response: Response<Incoming>, lease: Lease, left: O
             };
             (Ended::Failed(Box::new(broken)), None)
         }
-        Ok(Some(Ok(frame))) => (Ended::Answered(response, lease), Some(Box::new(frame))),
-        // No frame at all, or not yet.
-        Ok(None) | Err(_) => (Ended::Answered(response, lease), None),
     }
+}
+
+/// The first frame of `body`; none when there is none at all, or not yet.
+async fn first<B>(body: &mut B, left: Option<Duration>) -> Result<First, B::Error>
+where
+    B: Body<Data = Bytes> + Unpin,
+{
+    let hold = left.map_or(HOLD, |left| left.min(HOLD));
+    // A frame that has not come is not lost: it is the body's until it is given.
+    let frame = tokio::time::timeout(hold, body.frame())
+        .await
+        .ok()
+        .flatten()
+        .transpose()?;
+    Ok(frame.map(Box::new))
 }
 
 /// What trailers that came first tell.
 pub(super) fn outcome(first: &First) -> Option<Outcome> {
     first.as_ref()?.trailers_ref().and_then(Outcome::of_trailers)
 }
+
+#[cfg(test)]
+mod tests;

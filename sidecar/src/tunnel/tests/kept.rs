@@ -5,8 +5,7 @@ use super::*;
 #[tokio::test]
 async fn draining_lets_the_stream_end_and_closes_the_connection() {
     let (world, app) = World::new().await;
-    let (mut client, carrying) = world.client().await;
-    let (mut served, _) = soon("the app", app.accept()).await.expect("accepts");
+    let (mut client, mut served, carrying) = world.stream(&app).await;
     world.drain.advance(Phase::Closing);
     client.write_all(b"question").await.expect("writes");
     client.shutdown().await.expect("ends its side");
@@ -14,30 +13,15 @@ async fn draining_lets_the_stream_end_and_closes_the_connection() {
     served.write_all(b"answer").await.expect("writes");
     drop(served);
     assert_eq!(rest(&mut client).await.expect("a clean end"), b"answer");
-    soon("the stream's end", carrying)
-        .await
-        .expect("no panic")
-        .expect("clean");
+    ends(carrying).await;
     assert!(world.pool.is_empty(), "a connection that drains was kept");
-    let serving = world.serving.lock().pop().expect("one");
-    soon("the connection's end", serving)
-        .await
-        .expect("no panic")
-        .expect("in order");
+    world.connection_ends().await;
 }
 
 #[tokio::test]
 async fn a_connection_that_drained_while_idle_is_replaced_unseen() {
     let (world, app) = World::new().await;
-    let (mut client, carrying) = world.client().await;
-    let (served, _) = soon("the app", app.accept()).await.expect("accepts");
-    client.shutdown().await.expect("ends its side");
-    drop(served);
-    soon("the stream's end", carrying)
-        .await
-        .expect("no panic")
-        .expect("clean");
-    world.settled().await;
+    world.used(&app).await;
     world.drain.advance(Phase::Closing);
     soon("the connection's last words", async {
         while let Some(kept) = world.pool.take(world.caller.generation()).await {
@@ -46,25 +30,13 @@ async fn a_connection_that_drained_while_idle_is_replaced_unseen() {
         }
     })
     .await;
-    let serving = world.serving.lock().pop().expect("one");
-    soon("the connection's end", serving)
-        .await
-        .expect("no panic")
-        .expect("in order");
+    world.connection_ends().await;
 }
 
 #[tokio::test]
 async fn another_identity_and_age_empty_the_pool() {
     let (world, app) = World::new().await;
-    let (mut client, carrying) = world.client().await;
-    let (served, _) = soon("the app", app.accept()).await.expect("accepts");
-    client.shutdown().await.expect("ends its side");
-    drop(served);
-    soon("the stream's end", carrying)
-        .await
-        .expect("no panic")
-        .expect("clean");
-    world.settled().await;
+    world.used(&app).await;
     let generation = world.caller.generation();
     world.pool.prune(generation);
     assert_eq!(world.pool.len(), 1);

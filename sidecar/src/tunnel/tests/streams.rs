@@ -6,8 +6,7 @@ use super::*;
 async fn half_close_passes_both_ways_and_the_next_stream_costs_no_handshake() {
     let (world, app) = World::new().await;
     for round in 0..5u8 {
-        let (mut client, carrying) = world.client().await;
-        let (mut served, _) = soon("the app", app.accept()).await.expect("accepts");
+        let (mut client, mut served, carrying) = world.stream(&app).await;
         let question = vec![round; 300_000];
         let asking = question.clone();
         let asked = tokio::spawn(async move {
@@ -22,10 +21,7 @@ async fn half_close_passes_both_ways_and_the_next_stream_costs_no_handshake() {
         served.write_all(&vec![round ^ 0xff; 500_000]).await.expect("writes");
         drop(served);
         assert!(asked.await.expect("no panic") == vec![round ^ 0xff; 500_000]);
-        soon("the stream's end", carrying)
-            .await
-            .expect("no panic")
-            .expect("clean");
+        ends(carrying).await;
         assert_eq!(world.pool.len(), 1);
     }
     assert_eq!(*world.handshakes.lock(), 1);
@@ -41,17 +37,13 @@ async fn half_close_passes_both_ways_and_the_next_stream_costs_no_handshake() {
 async fn a_server_that_speaks_and_ends_first_settles_before_reuse() {
     let (world, app) = World::new().await;
     for _ in 0..2 {
-        let (mut client, carrying) = world.client().await;
-        let (mut served, _) = soon("the app", app.accept()).await.expect("accepts");
+        let (mut client, mut served, carrying) = world.stream(&app).await;
         served.write_all(b"220 ready").await.expect("writes");
         served.shutdown().await.expect("ends its side");
         assert_eq!(rest(&mut client).await.expect("a clean end"), b"220 ready");
         client.write_all(b"bye").await.expect("writes");
         drop(client);
-        soon("the stream's end", carrying)
-            .await
-            .expect("no panic")
-            .expect("clean");
+        ends(carrying).await;
         assert_eq!(rest(&mut served).await.expect("a clean end"), b"bye");
         world.settled().await;
     }
@@ -76,10 +68,7 @@ async fn a_second_stream_does_not_wait_behind_bytes_that_a_slow_app_has_not_take
     let (_served, _) = soon("the app again", app.accept()).await.expect("accepts");
     assert_eq!(*world.handshakes.lock(), 2);
     assert_eq!(rest(&mut slow).await.expect("a clean end").len(), written);
-    soon("the stream's end", carrying)
-        .await
-        .expect("no panic")
-        .expect("clean");
+    ends(carrying).await;
 }
 
 #[tokio::test]
@@ -94,10 +83,7 @@ async fn early_data_and_its_end_reach_another_endpoint_whole() {
     assert!(rest(&mut served).await.expect("a clean end") == bytes);
     drop(served);
     assert!(rest(&mut client).await.expect("a clean end").is_empty());
-    soon("the stream's end", carrying)
-        .await
-        .expect("no panic")
-        .expect("clean");
+    ends(carrying).await;
     assert_eq!(*world.handshakes.lock(), 2);
 }
 
@@ -130,11 +116,9 @@ async fn a_refused_stream_resets_its_client() {
 #[tokio::test]
 async fn a_stream_that_is_no_longer_allowed_ends_for_both() {
     let (world, app) = World::new().await;
-    let (mut client, _carrying) = world.client().await;
-    let (mut served, _) = soon("the app", app.accept()).await.expect("accepts");
+    let (mut client, mut served, _carrying) = world.stream(&app).await;
     client.write_all(b"x").await.expect("writes");
-    let mut got = [0; 1];
-    soon("bytes", served.read_exact(&mut got)).await.expect("reads");
+    soon("bytes", served.read_exact(&mut [0; 1])).await.expect("reads");
     world.door.barred.send_replace(true);
     is_reset(rest(&mut served).await);
     is_reset(rest(&mut client).await);

@@ -74,17 +74,6 @@ impl Default for Traffic {
     }
 }
 
-/// The keys that `breaker` and `outlier` share.
-struct TripKeys<'a> {
-    key: &'a str,
-    failures: Option<u32>,
-    rate: Option<&'a str>,
-    slow: Option<&'a str>,
-    slow_rate: Option<&'a str>,
-    min_requests: Option<u32>,
-    window: Option<&'a str>,
-}
-
 impl Reader<'_> {
     /// What `raw` says, and what `base` says where it says nothing.
     pub(super) fn traffic(&mut self, request: &raw::Request, raw: &raw::Caller, base: &Traffic) -> Traffic {
@@ -299,22 +288,13 @@ impl Reader<'_> {
             max_cooldown: Duration::from_secs(300),
             probes: 3,
         });
-        let keys = TripKeys {
-            key: "breaker",
-            failures: raw.failures,
-            rate: raw.rate.as_deref(),
-            slow: raw.slow.as_deref(),
-            slow_rate: raw.slow_rate.as_deref(),
-            min_requests: raw.min_requests,
-            window: raw.window.as_deref(),
-        };
         let (cooldown, max_cooldown) = self.growing(
             ["breaker", "cooldown", "max_cooldown"],
             (raw.cooldown.as_deref(), base.cooldown),
             (raw.max_cooldown.as_deref(), base.max_cooldown),
         );
         Some(Breaker {
-            trip: self.trip(&keys, base.trip),
+            trip: self.trip("breaker", raw.failures, &raw.shares, base.trip),
             cooldown,
             max_cooldown,
             probes: raw.probes.unwrap_or(base.probes),
@@ -327,15 +307,6 @@ impl Reader<'_> {
             Some(raw::OutlierOrOff::Off(_)) => return Outlier { trip: None, ..*base },
             Some(raw::OutlierOrOff::On(raw)) => raw,
         };
-        let keys = TripKeys {
-            key: "outlier",
-            failures: raw.failures,
-            rate: raw.rate.as_deref(),
-            slow: raw.slow.as_deref(),
-            slow_rate: raw.slow_rate.as_deref(),
-            min_requests: raw.min_requests,
-            window: raw.window.as_deref(),
-        };
         let trip = base.trip.or(Outlier::default().trip).unwrap_or_default();
         let (ejection, max_ejection) = self.growing(
             ["outlier", "ejection", "max_ejection"],
@@ -343,7 +314,7 @@ impl Reader<'_> {
             (raw.max_ejection.as_deref(), base.max_ejection),
         );
         Outlier {
-            trip: Some(self.trip(&keys, trip)),
+            trip: Some(self.trip("outlier", raw.failures, &raw.shares, trip)),
             ejection,
             max_ejection,
             max_ejected_percent: self.above_zero(
@@ -371,15 +342,14 @@ impl Reader<'_> {
         (from, to.max(from))
     }
 
-    fn trip(&mut self, raw: &TripKeys<'_>, base: Trip) -> Trip {
-        let key = raw.key;
+    fn trip(&mut self, key: &str, failures: Option<u32>, raw: &raw::Shares, base: Trip) -> Trip {
         let trip = Trip {
-            consecutive: raw.failures.unwrap_or(base.consecutive),
-            rate_percent: self.percent(raw.rate, &[key, "rate"], base.rate_percent),
-            slow: self.optional(raw.slow, &[key, "slow"], base.slow),
-            slow_percent: self.percent(raw.slow_rate, &[key, "slow_rate"], base.slow_percent),
+            consecutive: failures.unwrap_or(base.consecutive),
+            rate_percent: self.percent(raw.rate.as_deref(), &[key, "rate"], base.rate_percent),
+            slow: self.optional(raw.slow.as_deref(), &[key, "slow"], base.slow),
+            slow_percent: self.percent(raw.slow_rate.as_deref(), &[key, "slow_rate"], base.slow_percent),
             min_requests: raw.min_requests.unwrap_or(base.min_requests),
-            window: self.duration(raw.window, &[key, "window"], base.window),
+            window: self.duration(raw.window.as_deref(), &[key, "window"], base.window),
         };
         if trip.slow.is_some() != (trip.slow_percent > 0) {
             let (given, missing) = match trip.slow {

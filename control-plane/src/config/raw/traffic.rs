@@ -197,13 +197,9 @@ pub(in crate::config) enum BreakerOrOff {
     On(Box<Breaker>),
 }
 
-/// When one caller stops calling the service for a while.
+/// Criteria of `breaker` and `outlier` that count in a window.
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub(in crate::config) struct Breaker {
-    /// Failures in a row; 0 is no criterion.
-    #[schemars(range(min = 0, max = 1_000_000), extend("x-default" = "0"))]
-    pub(in crate::config) failures: Option<u32>,
+pub(in crate::config) struct Shares {
     /// Share of failures in the window; 0% is no criterion.
     #[schemars(extend("x-default" = "0%"))]
     pub(in crate::config) rate: Option<String>,
@@ -219,6 +215,17 @@ pub(in crate::config) struct Breaker {
     /// How far back a share looks.
     #[schemars(extend("format" = "duration", "x-default" = "10s"))]
     pub(in crate::config) window: Option<String>,
+}
+
+/// When one caller stops calling the service for a while.
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(in crate::config) struct Breaker {
+    /// Failures in a row; 0 is no criterion.
+    #[schemars(range(min = 0, max = 1_000_000), extend("x-default" = "0"))]
+    pub(in crate::config) failures: Option<u32>,
+    #[serde(flatten)]
+    pub(in crate::config) shares: Shares,
     /// How long it stays open before a few requests are let through as probes; doubles at each failed probe.
     #[schemars(extend("format" = "duration", "x-default" = "10s"))]
     pub(in crate::config) cooldown: Option<String>,
@@ -245,21 +252,8 @@ pub(in crate::config) struct Outlier {
     /// Failures in a row; 0 is no criterion.
     #[schemars(range(min = 0, max = 1_000_000), extend("x-default" = "5"))]
     pub(in crate::config) failures: Option<u32>,
-    /// Share of failures in the window; 0% is no criterion.
-    #[schemars(extend("x-default" = "0%"))]
-    pub(in crate::config) rate: Option<String>,
-    /// An answer that takes longer is slow; needs `slow_rate`.
-    #[schemars(extend("format" = "duration", "x-default" = "none"))]
-    pub(in crate::config) slow: Option<String>,
-    /// Share of slow answers in the window; needs `slow`.
-    #[schemars(extend("x-default" = "0%"))]
-    pub(in crate::config) slow_rate: Option<String>,
-    /// Requests in the window before a share counts.
-    #[schemars(range(min = 1, max = 1_000_000), extend("x-default" = "20"))]
-    pub(in crate::config) min_requests: Option<u32>,
-    /// How far back a share looks.
-    #[schemars(extend("format" = "duration", "x-default" = "10s"))]
-    pub(in crate::config) window: Option<String>,
+    #[serde(flatten)]
+    pub(in crate::config) shares: Shares,
     /// How long it is not used; times the number of ejections in a row.
     #[schemars(extend("format" = "duration", "x-default" = "30s"))]
     pub(in crate::config) ejection: Option<String>,

@@ -29,6 +29,7 @@ mod http2;
 mod identity;
 mod judges;
 mod killed;
+mod machines;
 mod memory;
 mod observe;
 mod opaque;
@@ -42,6 +43,7 @@ mod proxy;
 mod reliability;
 mod rolling;
 mod routes;
+mod server_first;
 mod smuggling;
 mod structure;
 mod tcp;
@@ -88,8 +90,10 @@ fn main() {
         control_plane::tests(),
         control_script::tests(),
         identity::tests(),
+        machines::tests(),
         reliability::tests(),
         rolling::tests(),
+        server_first::tests(),
         memory::tests(),
         judges::tests(),
     ];

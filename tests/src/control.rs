@@ -34,10 +34,18 @@ impl Control {
     /// # Errors
     /// When it does not come up.
     pub async fn start(world: &World, mesh_yaml: &str) -> Result<Self> {
+        Self::start_at(world, mesh_yaml, ports::free()?, "control-plane").await
+    }
+
+    /// [`start`](Self::start) at an address, with its state in the folder `name`.
+    ///
+    /// # Errors
+    /// When it does not come up.
+    pub async fn start_at(world: &World, mesh_yaml: &str, addr: SocketAddr, name: &str) -> Result<Self> {
         let mut control = Self {
-            addr: ports::free()?,
-            config: world.write("config/mesh.yaml", mesh_yaml)?,
-            state: world.dir().join("control-plane"),
+            addr,
+            config: world.write(&format!("config/{name}/mesh.yaml"), mesh_yaml)?,
+            state: world.dir().join(name),
             process: None,
         };
         control.restart(world).await?;
@@ -115,11 +123,19 @@ impl Control {
             // It has joined before, or it cannot.
             return Ok(json!({ "control_plane": control_plane, "identity": {} }));
         }
+        Ok(json!({ "control_plane": control_plane, "identity": { "token": self.token(service).await? } }))
+    }
+
+    /// A token with which one instance of `service` joins.
+    ///
+    /// # Errors
+    /// When none is given.
+    pub async fn token(&self, service: &str) -> Result<String> {
         let wanted = json!({ "service": service }).to_string();
         let (status, made) = self.ask("POST", "/v1/tokens", &wanted).await?;
         ensure!(status == 201, "no token: {made}");
         let made: Value = serde_json::from_str(&made)?;
-        Ok(json!({ "control_plane": control_plane, "identity": { "token": made["token"] } }))
+        Ok(made["token"].as_str().context("no token")?.to_owned())
     }
 
     /// Fails when it ended or panicked.

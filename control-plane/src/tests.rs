@@ -8,3 +8,4 @@ mod identity;
 mod member;
 mod metrics;
 mod protocol;
+mod quota;

@@ -92,10 +92,6 @@ codes! {
         "`admission.limit` is neither a number from 1 nor `gradient` or `aimd`, or a bound that is only for the adaptive ones stands beside a number."
         "Write `limit: gradient`, `limit: aimd` or a number, and `min`, `max`, `initial` only with the first two.";
 
-    MESH_QUOTA = "OR1205" "a rate limit that sidecars cannot share"
-        "`mesh: true` asks for one quota over all instances. This version counts at each instance by itself, and would let through as many times the rate as there are instances."
-        "Leave `mesh` out and divide the rate by the number of instances.";
-
     // Routes.
     TWO_OF_ONE_NAME = "OR1301" "two of one name"
         "Two routes, faults or rate limits of a service have the same name; counters and commands could not tell them apart."

@@ -168,13 +168,6 @@ impl Reader<'_> {
                 }
             },
         };
-        if raw.mesh == Some(true) {
-            self.refuse_as(
-                codes::MESH_QUOTA,
-                &["mesh"],
-                "`mesh: true` is not possible yet: each instance counts by itself",
-            );
-        }
         let (requests, period) = match words::rate(&raw.rate) {
             Ok((0, _)) => {
                 self.refuse_as(codes::RATE_ZERO, &["rate"], "a rate of 0 refuses everything");

@@ -477,4 +477,15 @@ fn modes_and_rules_need_a_sidecar_that_keeps_them() {
         assert_eq!(proxy.needs.contains(&features::MTLS), mutual, "{mode:?}");
         assert!(proxy.needs.contains(&features::ACCESS));
     }
+    for shared in [true, false] {
+        let limit = mesh::RateLimit {
+            mesh: shared,
+            ..Default::default()
+        };
+        let proxy = Entry::proxy(&mesh::Proxy {
+            rate_limits: vec![mesh::RateLimit::default(), limit],
+            ..Default::default()
+        });
+        assert_eq!(proxy.needs.contains(&features::QUOTA), shared);
+    }
 }

@@ -70,7 +70,7 @@ admission: { limit: aimd, min: 2, max: 50, initial: 10, queue: 50ms, queue_lengt
 rate_limits:
 - { name: all, rate: 1000/s, burst: 100 }
 - { name: each, match: { methods: [POST] }, rate: 10/m, by: caller }
-- { name: key, rate: 5/10s, by: "header:X-Key" }
+- { name: key, rate: 5/10s, by: "header:X-Key", mesh: true }
 priorities: [{ match: { path: /health }, priority: high }, { priority: low }]
 ---
 service: spare
@@ -158,6 +158,7 @@ fn every_key_is_read_and_merged() {
     assert_eq!(user.admission.unwrap().limit, Limit::Aimd);
     assert_eq!(user.rate_limits[1].by, RateLimitBy::Caller);
     assert_eq!(user.rate_limits[2].by, RateLimitBy::Header("x-key".into()));
+    assert!(user.rate_limits[2].mesh && !user.rate_limits[1].mesh);
     assert_eq!(user.priorities[1].priority, Priority::Low);
 
     let spare = &mesh.service(&name("spare")).unwrap().traffic;
@@ -239,7 +240,6 @@ fn impossible_policies_have_numbers() {
         ("OR1202", "service: a\nbreaker: { slow: 1s }\noutlier: { slow_rate: 5% }\n".into()),
         ("OR1203", "service: a\nbreaker: { failures: 5, cooldown: 10m, max_cooldown: 1m }\nadmission: { min: 10, max: 5 }\n".into()),
         ("OR1204", "service: a\nadmission: { limit: vegas }\n---\nservice: b\nadmission: { limit: 5, min: 2 }\n".into()),
-        ("OR1205", "service: a\nrate_limits: [{ name: x, rate: 10/s, mesh: true }]\n".into()),
         ("OR1301", "service: a\nroutes: [{ name: r, match: { path: /a } }, { name: r, match: { path: /b } }]\n".into()),
         ("OR1302", "service: a\nroutes:\n- { name: api, match: { prefix: /api } }\n- { name: post, match: { path: /api/x, methods: [POST] } }\n- { name: rest }\n- { name: late, match: { path: /b } }\n".into()),
         ("OR1303", "service: a\nsubsets: { v: { version: v } }\nroutes: [{ name: r, to: [{ subset: v, weight: 0 }, { service: a, weight: 0% }] }]\n".into()),

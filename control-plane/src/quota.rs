@@ -238,6 +238,7 @@ impl Limit {
             .map(|((_, h), share)| u64::from(share.saturating_sub(h.held)))
             .sum();
         let free = whole.saturating_sub(kept_back + given).min(wanted);
+        let too_much = kept_back + given > whole;
         let mut told = Vec::new();
         for ((who, holder), share) in ready {
             let more = u64::from(share.saturating_sub(holder.held));
@@ -245,7 +246,9 @@ impl Limit {
             // Nothing at all would be refused by the sidecar.
             let next = (share.min(holder.held) + more).max(1);
             let change = u64::from(next.abs_diff(holder.held)) * WORTH;
-            if holder.astray || change >= u64::from(next.max(holder.held)) {
+            // However little: while together they have too much.
+            let due = holder.astray || (too_much && next < holder.held);
+            if due || change >= u64::from(next.max(holder.held)) {
                 holder.sent = Some((serial, next));
                 told.push(((*who).clone(), holder.session, next));
             }

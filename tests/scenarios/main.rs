@@ -40,6 +40,7 @@ mod paths;
 mod processes;
 mod protect;
 mod proxy;
+mod quota;
 mod reliability;
 mod rolling;
 mod routes;
@@ -71,6 +72,7 @@ fn main() {
         protect::tests(),
         opaque_policy::tests(),
         proxy::tests(),
+        quota::tests(),
         routes::tests(),
         failure::tests(),
         balance::tests(),

@@ -309,7 +309,10 @@ impl Mesh {
         for instance in &mut self.instances {
             instance.live(now, at, &mut self.rng);
             passed += instance.pass(at);
-            let settled = instance.session.as_ref().is_some_and(|s| s.since.max(sure) + SETTLED < now);
+            let settled = instance
+                .session
+                .as_ref()
+                .is_some_and(|s| s.since.max(sure) + SETTLED < now);
             if settled {
                 instance.loan = 0;
             } else if !self.registered.contains_key(&instance.name) {
@@ -351,7 +354,11 @@ fn exceeded(seed: u64, burst: u32, by: &RateLimitBy) -> f64 {
             let share = f64::from(instance.share());
             if known.insert(instance.name.clone()) {
                 // One request, or where each key has a bucket, a bucket of it.
-                level -= if *by == RateLimitBy::All { 1.0 } else { (f64::from(burst) * share / whole).max(1.0) };
+                level -= if *by == RateLimitBy::All {
+                    1.0
+                } else {
+                    (f64::from(burst) * share / whole).max(1.0)
+                };
             } else if *by != RateLimitBy::All && instance.last_share != instance.share() {
                 // A share that grows brings its part of the burst; and there are no parts of requests.
                 let more = (share - f64::from(instance.last_share)).max(0.0);

@@ -1,12 +1,15 @@
 //! `/stats`: the counters as JSON, for `outrigger stats`.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Instant;
 
+use outrigger_proto::model::RateLimit;
 use serde::Serialize;
 
 use crate::admin::process;
 use crate::observe::{CellSnapshot, Gauge, GuardSnapshot, HistogramSnapshot, Key};
+use crate::protect::Standing;
 use crate::reason::Reason;
 use crate::shared::Shared;
 
@@ -20,8 +23,19 @@ pub(in crate::admin) struct Stats {
     services: Vec<Row>,
     /// What was learnt of each service called.
     guards: Vec<Guard>,
+    /// Rate limits that all instances of the service keep together.
+    shared_limits: Vec<SharedLimit>,
     /// Changes of breakers and endpoints that the control plane was never told.
     changes_dropped: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct SharedLimit {
+    limit: Arc<str>,
+    /// The part of its rate that this instance lets through: 1 is all of it.
+    share: f64,
+    /// The part of its rate that was asked here lately, let through or not; may be more than 1. 0 in static mode.
+    asked: f64,
 }
 
 #[derive(Debug, Serialize)]
@@ -95,6 +109,7 @@ pub(in crate::admin) fn stats(shared: &Shared) -> Stats {
             .collect(),
         services: shared.stats.snapshot().into_iter().map(row).collect(),
         guards: shared.stats.guarded(Instant::now()).into_iter().map(guard).collect(),
+        shared_limits: shared.quotas.standing().into_iter().map(shared_limit).collect(),
         changes_dropped: shared.events.dropped(),
     }
 }
@@ -124,6 +139,15 @@ fn row((key, cell): (Key, CellSnapshot)) -> Row {
             .collect(),
         latency_ms: latency(&cell.latency),
         latency_buckets: buckets(&cell.latency).collect(),
+    }
+}
+
+fn shared_limit(standing: Standing) -> SharedLimit {
+    let part = |millionths: u32| f64::from(millionths) / f64::from(RateLimit::WHOLE);
+    SharedLimit {
+        limit: standing.limit,
+        share: part(standing.share),
+        asked: part(standing.asked),
     }
 }
 

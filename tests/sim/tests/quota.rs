@@ -3,6 +3,8 @@
 //!
 //! Only messages and registrations are modelled: a delay, in order, lost with the stream.
 
+#![expect(clippy::expect_used, reason = "a test and its helpers")]
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 

@@ -104,5 +104,43 @@ fn page(all: &[Value]) -> String {
         "P99 MS",
         "REASONS",
     ];
-    table(&header, rows)
+    let mut text = table(&header, rows);
+    let shared: Vec<_> = all.iter().flat_map(shared_limits).collect();
+    if !shared.is_empty() {
+        text.push('\n');
+        text.push_str(&table(&["SIDECAR", "SHARED LIMIT", "SHARE", "ASKED"], shared));
+    }
+    text
+}
+
+/// Rate limits of all instances together: which part of the rate one lets through, and which is asked of it.
+fn shared_limits(one: &Value) -> Vec<Vec<String>> {
+    let sidecar = format!("{}/{}", cell(one.get("service")), cell(one.get("instance")));
+    let limits = one.get("shared_limits").and_then(Value::as_array);
+    let part = |limit: &Value, key: &str| {
+        let part = limit.get(key).and_then(Value::as_f64).unwrap_or_default();
+        format!("{:.1} %", part * 100.0)
+    };
+    let row = |limit: &Value| {
+        let name = cell(limit.get("limit"));
+        vec![sidecar.clone(), name, part(limit, "share"), part(limit, "asked")]
+    };
+    limits.into_iter().flatten().map(row).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn shares_stand_below_the_counters() {
+        let one = |limits: Value| json!({"service": "default/app", "instance": "a1", "shared_limits": limits});
+        assert!(!page(&[one(json!([]))]).contains("SHARED"));
+        let limits = json!([{"limit": "all", "share": 0.933_334, "asked": 2.5}]);
+        let page = page(&[one(limits)]);
+        let row: Vec<&str> = page.lines().last().unwrap_or_default().split_whitespace().collect();
+        assert_eq!(row, ["default/app/a1", "all", "93.3", "%", "250.0", "%"]);
+    }
 }

@@ -253,8 +253,8 @@ pub(in crate::config) struct RateLimit {
     pub(in crate::config) by: Option<String>,
     /// The number holds for all instances together, not for each: the control plane gives each a share by what is asked of
     /// it, anew every second, and with `by` equal shares. In any time `t` at most `rate`·t + `burst` + one for each
-    /// instance pass. More only while an instance has not yet heard of its share (a tenth of `rate` each), or comes back after its
-    /// registration lapsed (what it last had); with `by`, and `burst` divided by the instances for each that came or went.
+    /// instance pass. More only while an instance has not yet heard of its share (a tenth of `rate` each), or answers
+    /// although its registration lapsed (what it last had); with `by`, and a part of `burst` for each that came or went.
     /// While the control plane is away the last shares hold.
     #[schemars(extend("x-default" = "false"))]
     pub(in crate::config) mesh: Option<bool>,

@@ -23,6 +23,10 @@ use crate::observe::{Gauge, Stats};
 /// Idle connections are used no longer than this; below the 5 s after which common servers
 /// (Node's default) close theirs, so that a request does not meet a closing socket.
 pub(super) const IDLE: Duration = Duration::from_secs(4);
+/// Bytes read at once, and of a head at most, as on HTTP/2: no more of a body can be on its way on a stream
+/// (`STREAM_WINDOW`), and what is read waits here while the client does not take it. hyper's own number is 408 KiB, and
+/// three times that is held for a client that has stopped reading.
+const READ: usize = 64 * 1024;
 /// Idle connections kept an endpoint and worker.
 pub(super) const KEEP: usize = 64;
 
@@ -47,6 +51,7 @@ impl Connection {
         });
         let (sender, connection) = http1::Builder::new()
             .max_headers(256)
+            .max_buf_size(READ)
             .handshake(TokioIo::new(SharedSocket {
                 socket: socket.clone(),
                 stats,

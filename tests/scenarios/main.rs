@@ -45,6 +45,7 @@ mod reliability;
 mod rolling;
 mod routes;
 mod server_first;
+mod slow_readers;
 mod smuggling;
 mod structure;
 mod tcp;
@@ -96,6 +97,7 @@ fn main() {
         reliability::tests(),
         rolling::tests(),
         server_first::tests(),
+        slow_readers::tests(),
         memory::tests(),
         judges::tests(),
     ];

@@ -205,6 +205,11 @@ impl Plan {
                 "mode": mode(world, spec.bare),
             });
             let mut service: wire::Service = serde_json::from_value(service)?;
+            if world.authority().is_some() {
+                // Handshakes of many programs at once take longer than the second that is the default, and are not
+                // what is tested; a test of that says so itself.
+                service.connect_timeout_ms = 15_000;
+            }
             spec.edits.drain(..).for_each(|edit| edit(&mut service));
             services.push(serde_json::to_value(service)?);
             let listen = self.free()?;

@@ -209,7 +209,8 @@ struct Score {
 }
 
 impl Score {
-    /// Runs the suite; ends early when all of `must` passed.
+    /// Runs the suite; ends early when all of `must` passed. On a busy machine one run has a verdict on half of the
+    /// tests, so only all together must have one on nearly all.
     async fn of(world: &World, addr: SocketAddr, runs: usize, must: &BTreeSet<String>) -> Result<Self> {
         let mut score = Self::default();
         for _ in 0..runs {
@@ -218,9 +219,11 @@ impl Score {
                 verdicts.insert(test);
             }
             if !must.is_empty() && must.is_subset(&score.passed) {
-                break;
+                return Ok(score);
             }
         }
+        let verdicts = score.passed.union(&score.failed).count();
+        ensure!(verdicts > 100, "httpwg gave {verdicts} verdicts in {runs} runs");
         Ok(score)
     }
 
@@ -239,12 +242,7 @@ async fn score_once(world: &World, addr: SocketAddr) -> Result<BTreeMap<String, 
     let mut process = world.spawn("httpwg", command)?;
     process.wait(Duration::from_secs(200)).await?;
     let verdicts = verdicts(&process.output());
-    ensure!(
-        verdicts.len() > 100,
-        "httpwg gave {} verdicts:\n{}",
-        verdicts.len(),
-        process.output()
-    );
+    ensure!(!verdicts.is_empty(), "httpwg gave no verdict:\n{}", process.output());
     // Its own stack traces would bury what our programs say.
     process.forget_output()?;
     Ok(verdicts)

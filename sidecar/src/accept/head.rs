@@ -19,7 +19,7 @@ pub struct Watch {
     began: Instant,
     /// Milliseconds since `began` at the first byte of an incomplete head; 0: none.
     head_since: AtomicU64,
-    /// Milliseconds since `began` of the last byte read.
+    /// Milliseconds since `began` of the last byte read; 0: none.
     last_read: AtomicU64,
     /// The next bytes begin a head.
     expects_head: AtomicBool,
@@ -114,6 +114,11 @@ impl Watch {
             && !self.in_request.load(Relaxed)
             && !self.blocked.load(Relaxed)
             && self.expects_head.load(Relaxed)
+    }
+
+    /// True when nothing has ever come.
+    pub(super) fn is_fresh(&self) -> bool {
+        self.last_read.load(Relaxed) == 0
     }
 
     /// How long the present head has been incomplete, and how long nothing has been read.

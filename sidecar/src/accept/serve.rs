@@ -227,6 +227,8 @@ where
         };
         let until = (Instant::now() + limits.idle_timeout).min(started + age);
         let awake = tokio::select! {
+            // A request that has come is answered.
+            biased;
             awake = client.awakened() => awake.unwrap_or(false),
             () = drain.reached(bounds.until) => false,
             () = leave.as_mut() => false,
@@ -262,15 +264,26 @@ where
         .max_buf_size(limits.max_header_bytes.max(8192))
         .serve_connection(TokioIo::new(client), bridge)
         .with_upgrades();
-    let mut draining = drain.watch();
+    // hyper closes a connection on which nothing has come, under the hands of a client whose first request is on its way:
+    // such a client is told with its answer, or put down soon. What comes wakes this task, and is looked at first.
+    let told = async {
+        drain.reached(bounds.until).await;
+        std::future::poll_fn(|_| match watch.is_fresh() {
+            true => Poll::Pending,
+            false => Poll::Ready(()),
+        })
+        .await;
+    };
+    tokio::pin!(told);
     // One timer a connection looks at all its limits; exact times are not worth a timer each.
     let mut look = tokio::time::interval(PUT_DOWN);
     look.reset();
     let mut leaving = false;
     loop {
         tokio::select! {
+            biased;
             ended = &mut connection => return ended.map(|()| None),
-            _ = draining.wait_for(|p| *p >= bounds.until), if !leaving => {
+            () = told.as_mut(), if !leaving => {
                 leaving = true;
                 Pin::new(&mut connection).graceful_shutdown();
             }

@@ -109,6 +109,33 @@ async fn a_resting_connection_ends_with_the_drain() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_request_on_its_way_when_the_drain_closes_is_answered() {
+    let request = b"POST /x HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\n\r\n";
+    for rest in [Duration::ZERO, PUT_DOWN / 2] {
+        let (mut client, task, drain) = served();
+        // The connection is there and its request is not, or both are.
+        tokio::time::sleep(rest).await;
+        drain.advance(Phase::Closing);
+        tokio::time::sleep(rest / 2).await;
+        client.write_all(request).await.expect("writes");
+        assert!(answer(&mut client).await.ends_with("/x false"));
+        assert_eq!(client.read(&mut [0u8; 8]).await.expect("reads"), 0, "then it ends");
+        drop(client);
+        task.await.expect("no panic").expect("clean end");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_sends_nothing_holds_up_no_drain() {
+    let (mut client, task, drain) = served();
+    drain.advance(Phase::Closing);
+    let ended = tokio::time::timeout(PUT_DOWN * 3, client.read(&mut [0u8; 8])).await;
+    assert_eq!(ended.expect("soon").expect("reads"), 0);
+    drop(client);
+    task.await.expect("no panic").expect("clean end");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_connection_that_is_closed_is_not_put_down_for_a_client_that_stays() {
     let (mut client, task, _drain) = served();
     tokio::time::sleep(PUT_DOWN / 2).await;

@@ -139,27 +139,10 @@ async fn end(mesh: &mut Mesh, fed: &Fed, mut readers: JoinSet<()>, beside: Socke
 }
 
 async fn over_http1_they_cost_little(world: Arc<World>) -> Result<()> {
-    let fed = Arc::new(Fed::default());
-    let app = feeder(&fed).await?;
-    let mut mesh = Plan::default()
-        .service("app", "http", &[app.addr])
-        .policy(patient)
-        .start(&world)
-        .await?;
-    let to = mesh.to("app")?;
-    let readers = bounded(&mut mesh, &fed, to, b"GET /long HTTP/1.1\r\nHost: h\r\n\r\n", to).await?;
-    end(&mut mesh, &fed, readers, to).await
+    over_http(world, b"GET /long HTTP/1.1\r\nHost: h\r\n\r\n").await
 }
 
 async fn over_http2_they_cost_little(world: Arc<World>) -> Result<()> {
-    let fed = Arc::new(Fed::default());
-    let app = feeder(&fed).await?;
-    let mut mesh = Plan::default()
-        .service("app", "http", &[app.addr])
-        .policy(patient)
-        .start(&world)
-        .await?;
-    let to = mesh.to("app")?;
     // RFC 9113 §3.4 and §6.5.2: the largest windows, so that nothing but the socket bounds what is sent; HPACK's static
     // table has all of the head but its path.
     let mut says = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
@@ -168,7 +151,19 @@ async fn over_http2_they_cost_little(world: Arc<World>) -> Result<()> {
     let head = [&[0x82, 0x86, 0x04, 5][..], b"/long", &[0x41, 1, b'h']].concat();
     says.extend([0, 0, u8::try_from(head.len())?, 1, 5, 0, 0, 0, 1]);
     says.extend(head);
-    let readers = bounded(&mut mesh, &fed, to, &says, to).await?;
+    over_http(world, &says).await
+}
+
+async fn over_http(world: Arc<World>, says: &[u8]) -> Result<()> {
+    let fed = Arc::new(Fed::default());
+    let app = feeder(&fed).await?;
+    let mut mesh = Plan::default()
+        .service("app", "http", &[app.addr])
+        .policy(patient)
+        .start(&world)
+        .await?;
+    let to = mesh.to("app")?;
+    let readers = bounded(&mut mesh, &fed, to, says, to).await?;
     end(&mut mesh, &fed, readers, to).await
 }
 
